@@ -1,0 +1,3 @@
+//! The `hpc-seg` program: parse, run, report, exit code.
+
+fn main() {}
