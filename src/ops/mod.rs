@@ -10,7 +10,9 @@ pub mod linear;
 pub mod mask_product;
 pub mod max_pool;
 pub mod memory_attention;
+pub mod nearest_add;
 pub mod norm;
+pub mod resize;
 pub mod rope;
 pub mod upscale;
 
