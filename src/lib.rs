@@ -11,3 +11,4 @@ pub mod device;
 pub mod cpu;
 
 pub mod error;
+pub mod weights;
