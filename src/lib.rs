@@ -4,3 +4,9 @@
 //! stand in the order of the data's way; imports point downwards only, and a structure test checks it.
 
 pub mod error;
+pub mod keyed_rng;
+pub mod metrics;
+pub mod ops;
+pub mod report;
+pub mod tffs;
+pub mod volume;

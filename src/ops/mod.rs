@@ -1,0 +1,4 @@
+//! The waist: one file per fused op.
+
+pub mod resize;
+pub mod resize_u8;
