@@ -161,6 +161,46 @@ mod tests {
         assert_eq!(square, [1]);
     }
 
+    // torch 2.15.0: y, x = np.mgrid[:h, :w]
+    //   mask = ((2*y-h)**2*w*w + (2*x-w)**2*h*h < h*h*w*w//3) | ((x + 3*y) % 17 < 6)
+    //   n = F.interpolate(mask as float32, size=(H, W), mode="nearest")
+    //   r = F.interpolate(n, size=(S, S), mode="bilinear", align_corners=False, antialias=True).numpy().ravel() >= 0.5
+    //   number of ones and sum of their places, for n and for r
+    #[test]
+    fn masks_are_those_of_pytorch_pixel_for_pixel() {
+        let cases = [
+            ((208, 176), (208, 176), 512, None, (136879, 17963133848)),
+            ((512, 512), (512, 512), 128, None, (4362, 35810414)),
+            ((224, 368), (224, 368), 512, None, (136895, 17967404929)),
+            ((640, 600), (640, 600), 512, None, (136868, 17947170674)),
+            ((208, 176), (176, 208), 512, Some((19115, 350934798)), (136635, 17960472437)),
+            ((224, 100), (368, 120), 128, Some((23066, 509986589)), (8551, 70082163_usize)),
+        ];
+        let summary = |mask: &[u8]| {
+            mask.iter()
+                .enumerate()
+                .filter(|(_, v)| **v == 1)
+                .fold((0, 0), |(n, sum), (i, _)| (n + 1, sum + i))
+        };
+        for (input, query, size, expected_nearest, expected) in cases {
+            let (h, w) = (input.0 as i64, input.1 as i64);
+            let inside =
+                |y: i64, x: i64| (2 * y - h).pow(2) * w * w + (2 * x - w).pow(2) * h * h < h * h * w * w / 3 || (x + 3 * y) % 17 < 6;
+            let mask: Vec<u8> = (0..h * w).map(|i| u8::from(inside(i / w, i % w))).collect();
+            let (mut nearest, mut square) = (vec![9; query.0 * query.1], vec![9; size * size]);
+            MaskPlan::new(input, query, size)
+                .unwrap()
+                .prepare(&mask, 1, &mut nearest, &mut square, &mut Vec::new())
+                .unwrap();
+            assert_eq!(
+                summary(&nearest),
+                expected_nearest.unwrap_or(summary(&mask)),
+                "{input:?} to {query:?}"
+            );
+            assert_eq!(summary(&square), expected, "{input:?} to {query:?} to {size}");
+        }
+    }
+
     #[test]
     fn slices_of_another_size_are_refused() {
         let plan = SlicePlan::new((3, 4), 3).unwrap();
