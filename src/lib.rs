@@ -3,6 +3,18 @@
 //! The method is SSL-MedSAM2: a frozen SAM 2.1 / MedSAM2 network labels unlabelled volumes from a few labelled ones (TFFS). The modules
 //! stand in the order of the data's way; imports point downwards only, and a structure test checks it.
 
+pub mod tffs;
+
+pub mod sam2;
+
+pub mod volume;
+
+pub mod metrics;
+
+pub mod report;
+
+pub mod weights;
+
 pub mod ops;
 pub mod tensor;
 
@@ -11,4 +23,4 @@ pub mod device;
 pub mod cpu;
 
 pub mod error;
-pub mod weights;
+pub mod keyed_rng;

@@ -104,3 +104,24 @@ pub unsafe fn gelu_slice<S: Simd>(values: &mut [f32]) {
         values[whole..].copy_from_slice(&edge[..rest]);
     }
 }
+
+/// The logistic function of every value of a slice.
+///
+/// # Safety
+/// As [`exp2`].
+#[inline(always)]
+pub unsafe fn sigmoid_slice<S: Simd>(values: &mut [f32]) {
+    let whole = values.len() / S::LANES * S::LANES;
+    // SAFETY: offsets inside the slice; at the level of S.
+    unsafe {
+        for i in (0..whole).step_by(S::LANES) {
+            let p = values.as_mut_ptr().add(i);
+            S::store(p, sigmoid::<S>(S::load(p)));
+        }
+        let mut edge = [0f32; 16];
+        let rest = values.len() - whole;
+        edge[..rest].copy_from_slice(&values[whole..]);
+        S::store(edge.as_mut_ptr(), sigmoid::<S>(S::load(edge.as_ptr())));
+        values[whole..].copy_from_slice(&edge[..rest]);
+    }
+}

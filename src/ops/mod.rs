@@ -6,13 +6,16 @@
 pub mod attention;
 pub mod conv;
 pub mod depthwise;
+pub mod ensemble;
 pub mod linear;
 pub mod mask_product;
 pub mod max_pool;
 pub mod memory_attention;
+pub mod memory_mask;
 pub mod nearest_add;
 pub mod norm;
 pub mod resize;
+pub mod resize_u8;
 pub mod rope;
 pub mod upscale;
 

@@ -1,0 +1,4 @@
+//! Volumes: voxels on a grid in space.
+
+pub mod components;
+pub mod phantom;
