@@ -6,8 +6,8 @@
 //! * bicubic: Keys' four taps with a = -0.75, indices clamped to the edges, no antialiasing.
 //!
 //! An axis whose size does not change is copied. Planes are `[H, W]`, row by row, or channels-last `[H, W, C]`; the x axis is done first,
-//! then y, taps summed left to right in f32, as PyTorch does. Its builds for x86-64 with FMA fuse multiplies and adds: positions here are fused
-//! likewise (they matter most), sums are not, which leaves differences of a few ulp.
+//! then y, taps summed left to right in f32, as PyTorch does. Its builds for x86-64 with FMA fuse multiplies and adds: positions here are
+//! fused likewise (they matter most), sums are not, which leaves differences of a few ulp.
 //! Source: PyTorch's documentation and behaviour; the tests quote the calls.
 
 use anyhow::{Result, ensure};
@@ -79,7 +79,7 @@ impl ResizePlan {
 
     /// Resizes `src` `[H, W]` into `out` `[h, w]`. `scratch` holds at least [`ResizePlan::scratch_len`]`(1)` floats.
     ///
-    /// It runs on the calling thread (a plane takes well under a millisecond): callers spread planes over threads.
+    /// It runs on the calling thread (a 512 x 512 plane takes 0.1 to 1.5 ms): callers spread planes over threads.
     ///
     /// # Errors
     /// A slice of another size.

@@ -1,7 +1,7 @@
 //! Nearest-neighbour resize of a plane of labels, as PyTorch's "legacy" `F.interpolate(mode="nearest")` computes it.
 //!
-//! Contract, per axis of n_in samples to n_out: source index min(floor(i s), n_in - 1) with s = f32(n_in) / f32(n_out) and the product in f32;
-//! i >> 1 when n_out = 2 n_in; i when the sizes are equal. So it differs from exact arithmetic in places (208 to 176: nine).
+//! Contract, per axis of n_in samples to n_out: source index min(floor(i s), n_in - 1) with s = f32(n_in) / f32(n_out) and the product in
+//! f32; i >> 1 when n_out = 2 n_in; i when the sizes are equal. So it differs from exact arithmetic in places (208 to 176: nine).
 //! Planes are `[H, W]`, row by row, of any type. Source: PyTorch's documentation and behaviour.
 
 use anyhow::{Result, ensure};

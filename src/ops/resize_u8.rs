@@ -100,10 +100,13 @@ impl BicubicU8Plan {
     pub fn cost(&self) -> (usize, usize) {
         let across = self.y.input * self.x.weight.len();
         let down = self.x.output * self.y.weight.len();
-        (
-            across + down,
-            self.y.input * self.x.input + 2 * self.scratch_len() + self.y.output * self.x.output,
-        )
+        let between = if self.x.is_copy() || self.y.is_copy() {
+            0
+        } else {
+            self.scratch_len()
+        };
+        let bytes = self.y.input * self.x.input + 2 * between + self.y.output * self.x.output;
+        (across + down, bytes)
     }
 }
 

@@ -1,10 +1,10 @@
 //! A picture of a segmentation: about 12 slices of a volume with each class's outline, as one PNG.
 //!
-//! Slices cover the mask's extent evenly, in reading order. Greys are scaled between the 0.5 and 99.5 percentiles of what is shown. Pixels keep
-//! their physical aspect and every slice is enlarged to a readable size: grey bilinearly, labels by nearest, outlines one pixel wide in the
-//! enlarged picture, so they stay thin. A second label map (a reference) is drawn as a dimmer dashed outline under the first.
+//! Slices cover the mask's extent evenly, in reading order. Greys are scaled between the 0.5 and 99.5 percentiles of what is shown. Pixels
+//! keep their physical aspect and every slice is enlarged to a readable size: grey bilinearly, labels by nearest, outlines one pixel wide in
+//! the enlarged picture, so they stay thin. A second label map (a reference) is drawn as a dimmer dashed outline under the first.
 
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -43,6 +43,8 @@ pub struct Extras<'a> {
     pub reference: Option<&'a [u8]>,
     /// Uncertainty `[z, y, x]` in nats (0 to ln 2), tinted red where it is high.
     pub uncertainty: Option<&'a [f32]>,
+    /// Whether to turn the picture upside down, and left to right: for volumes whose y or x axis runs against the reader's habit.
+    pub flip: [bool; 2],
 }
 
 /// Reads one slice `[H, W]` of intensities, by its number, into the buffer.
@@ -79,7 +81,7 @@ pub fn montage(volume: &mut ReadSlice, labels: &[u8], dims: [usize; 3], spacing:
         volume(z, slice)?;
     }
     let (low, high) = grey_range(&greys);
-    let tile = Tile::new(dims, spacing)?;
+    let tile = Tile::new(dims, spacing, extras.flip)?;
     let tiles: Vec<Vec<[u8; 3]>> = chosen
         .par_iter()
         .zip(greys.par_chunks_exact(area))
@@ -130,10 +132,11 @@ struct Tile {
     width: usize,
     grey: ResizePlan,
     label: NearestPlan,
+    flip: [bool; 2],
 }
 
 impl Tile {
-    fn new(dims: [usize; 3], spacing: [f64; 3]) -> Result<Self> {
+    fn new(dims: [usize; 3], spacing: [f64; 3], flip: [bool; 2]) -> Result<Self> {
         let step = |mm: f64| if mm.is_finite() && mm > 0.0 { mm } else { 1.0 };
         // One axis is stretched to square pixels (within reason), then both by the same whole number.
         let aspect = (step(spacing[1]) / step(spacing[2])).clamp(0.1, 10.0);
@@ -148,6 +151,7 @@ impl Tile {
             width,
             grey: ResizePlan::bilinear_antialiased(input, (height, width))?,
             label: NearestPlan::new(input, (height, width))?,
+            flip,
         })
     }
 
@@ -184,6 +188,12 @@ impl Tile {
         self.label.resize(labels, &mut enlarged)?;
         self.shade_surroundings(&enlarged, &mut pixels);
         self.outline(&enlarged, &mut pixels, |_, colour, _, _| colour);
+        if self.flip[0] {
+            pixels.reverse(); // turns x as well; turned back below if that was not wanted
+        }
+        if self.flip[0] != self.flip[1] {
+            pixels.chunks_exact_mut(self.width).for_each(<[_]>::reverse);
+        }
         Ok(pixels)
     }
 
@@ -252,12 +262,15 @@ fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()>
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(folder).with_context(cannot)?;
-    let mut encoder = png::Encoder::new(BufWriter::new(temporary.as_file()), u32::try_from(width)?, u32::try_from(height)?);
+    let mut file = BufWriter::new(temporary.as_file());
+    let mut encoder = png::Encoder::new(&mut file, u32::try_from(width)?, u32::try_from(height)?);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().with_context(cannot)?;
     writer.write_image_data(rgb).with_context(cannot)?;
     writer.finish().with_context(cannot)?;
+    file.flush().with_context(cannot)?;
+    drop(file);
     temporary.as_file().sync_all().with_context(cannot)?;
     temporary.persist(path).with_context(cannot)?;
     Ok(())
@@ -329,7 +342,7 @@ mod tests {
         let (labels, empty, entropy) = (boxed(), vec![0; 1800], vec![std::f32::consts::LN_2; 1800]);
         let extras = Extras {
             reference: Some(&labels),
-            uncertainty: None,
+            ..Extras::default()
         };
         montage(&mut ramp, &empty, DIMS, [1.0; 3], extras, &path).unwrap();
         let coloured = |pixels: &[[u8; 3]]| pixels.iter().filter(|[r, g, b]| r != g || g != b).count();
@@ -347,14 +360,34 @@ mod tests {
             DIMS,
             [1.0; 3],
             Extras {
-                reference: None,
                 uncertainty: Some(&entropy),
+                ..Extras::default()
             },
             &path,
         )
         .unwrap();
         let (_, _, pixels) = decode(&path);
         assert_eq!(coloured(&pixels), 3 * 180 * 270);
+    }
+
+    #[test]
+    fn flips_turn_the_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = |flip: [bool; 2]| {
+            let path = folder.path().join("case.png");
+            montage(&mut ramp, &boxed(), DIMS, [1.0; 3], Extras { flip, ..Extras::default() }, &path).unwrap();
+            decode(&path)
+        };
+        let (width, height, plain) = picture([false, false]);
+        // Both tiles are alike, so that the whole picture turns as each of them does.
+        let turned = |flip: [bool; 2]| -> Vec<[u8; 3]> {
+            let place = |y: usize, x: usize| (if flip[0] { height - 1 - y } else { y }) * width + if flip[1] { width - 1 - x } else { x };
+            (0..height * width).map(|i| plain[place(i / width, i % width)]).collect()
+        };
+        for flip in [[true, false], [false, true], [true, true]] {
+            assert!(picture(flip).2 == turned(flip), "{flip:?}");
+            assert!(turned(flip) != plain);
+        }
     }
 
     #[test]
@@ -378,7 +411,7 @@ mod tests {
         assert!(montage(&mut ramp, &[0; 5], [1, 2, 3], [1.0; 3], Extras::default(), &path).is_err());
         let extras = Extras {
             reference: Some(&[0; 5]),
-            uncertainty: None,
+            ..Extras::default()
         };
         assert!(montage(&mut ramp, &[0; 6], [1, 2, 3], [1.0; 3], extras, &path).is_err());
         let error = montage(&mut ramp, &[], [0, 2, 3], [1.0; 3], Extras::default(), &path).unwrap_err();

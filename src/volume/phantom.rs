@@ -1,8 +1,8 @@
 //! Phantoms: a seeded family of abdominal MR volumes with their labels, for the demo, the tests and the benches.
 //!
-//! The family of specs/phantom.md: organs are unions of ellipsoids in coordinates from -1 to 1 (x left-right, y front-back, z foot-head), bent
-//! by a smooth random deformation, scaled and shifted per patient; the image has each tissue's level in the sequence, texture, vessels in the
-//! liver, a bias field, in-plane blur, Rician noise and a gamma. Same shapes, ranges and order of effects, its own random numbers.
+//! The family of specs/phantom.md: organs are unions of ellipsoids in coordinates from -1 to 1 (x left-right, y front-back, z foot-head),
+//! bent by a smooth random deformation, scaled and shifted per patient; the image has each tissue's level in the sequence, texture, vessels
+//! in the liver, a bias field, in-plane blur, Rician noise and a gamma. Same shapes, ranges and order of effects, its own random numbers.
 //!
 //! A smooth field is a sum of sine waves sin(k . p + phase). Each wave is separable as a complex product, exp(i kx x) exp(i ky y)
 //! exp(i (kz z + phase)), so a voxel costs two multiply-adds per wave and no sine.

@@ -11,8 +11,8 @@ fn indices(input: usize, output: usize) -> Vec<usize> {
     out
 }
 
-// torch 2.15.0: F.interpolate(torch.arange(n_in).float()[None, None], size=n_out, mode="nearest").long().ravel(): number of places where it differs
-// from i * n_in // n_out, and the sum of all.
+// torch 2.15.0: F.interpolate(torch.arange(n_in).float()[None, None], size=n_out, mode="nearest").long().ravel(): number of places
+// where it differs from i * n_in // n_out, and the sum of all.
 #[test]
 fn nearest_differs_from_exact_arithmetic_where_pytorch_does() {
     for (input, output, differences, sum) in [

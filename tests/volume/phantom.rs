@@ -42,8 +42,8 @@ fn organ_volumes_agree_with_the_python_family() {
     }
 }
 
-// As above, then img = image(rng, labels, body, s) for s in ged4, t1, t2: mean and deviation over i of img[labels == k].mean(), k = 1 .. 7, and
-// of img[labels == 1].std().
+// As above, then img = image(rng, labels, body, s) for s in ged4, t1, t2: mean and deviation over i of img[labels == k].mean(), k = 1 .. 7,
+// and of img[labels == 1].std().
 #[test]
 fn organ_intensities_agree_with_the_python_family() {
     let table = [
