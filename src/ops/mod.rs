@@ -15,6 +15,7 @@ pub mod memory_mask;
 pub mod nearest_add;
 pub mod norm;
 pub mod resize;
+pub mod resize_nearest;
 pub mod resize_u8;
 pub mod rope;
 pub mod upscale;

@@ -1,18 +1,18 @@
 //! A picture of a segmentation: about 12 slices of a volume with each class's outline, as one PNG.
 //!
-//! Slices cover the mask's extent evenly, in reading order. Greys are scaled between the 0.5 and 99.5 percentiles of what is shown. Pixels keep
-//! their physical aspect and every slice is enlarged to a readable size: grey bilinearly, labels by nearest, outlines one pixel wide in the
-//! enlarged picture, so they stay thin. A second label map (a reference) is drawn as a dimmer dashed outline under the first.
+//! Slices cover the mask's extent evenly, in reading order. Greys are scaled between the 0.5 and 99.5 percentiles of what is shown. Pixels
+//! keep their physical aspect and every slice is enlarged to a readable size: grey bilinearly, labels by nearest, outlines one pixel wide in
+//! the enlarged picture, so they stay thin. A second label map (a reference) is drawn as a dimmer dashed outline under the first.
 
-use std::fs::{File, Permissions};
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use crate::bad_input;
-use crate::ops::resize::{NearestPlan, ResizePlan};
+use crate::ops::resize::ResizePlan;
+use crate::ops::resize_nearest::NearestPlan;
 
 /// Slices in a picture, at most.
 const SLICES: usize = 12;
@@ -20,6 +20,8 @@ const SLICES: usize = 12;
 const SIDE: usize = 256;
 /// No slice is drawn larger than this, whatever its size.
 const MAX_SIDE: usize = 1024;
+/// The brightest grey: outlines must stand out from it.
+const WHITE: f32 = 215.0;
 /// Black pixels between slices.
 const GAP: usize = 4;
 
@@ -41,6 +43,8 @@ pub struct Extras<'a> {
     pub reference: Option<&'a [u8]>,
     /// Uncertainty `[z, y, x]` in nats (0 to ln 2), tinted red where it is high.
     pub uncertainty: Option<&'a [f32]>,
+    /// Whether to turn the picture upside down, and left to right: for volumes whose y or x axis runs against the reader's habit.
+    pub flip: [bool; 2],
 }
 
 /// Reads one slice `[H, W]` of intensities, by its number, into the buffer.
@@ -77,7 +81,7 @@ pub fn montage(volume: &mut ReadSlice, labels: &[u8], dims: [usize; 3], spacing:
         volume(z, slice)?;
     }
     let (low, high) = grey_range(&greys);
-    let tile = Tile::new(dims, spacing)?;
+    let tile = Tile::new(dims, spacing, extras.flip)?;
     let tiles: Vec<Vec<[u8; 3]>> = chosen
         .par_iter()
         .zip(greys.par_chunks_exact(area))
@@ -128,10 +132,11 @@ struct Tile {
     width: usize,
     grey: ResizePlan,
     label: NearestPlan,
+    flip: [bool; 2],
 }
 
 impl Tile {
-    fn new(dims: [usize; 3], spacing: [f64; 3]) -> Result<Self> {
+    fn new(dims: [usize; 3], spacing: [f64; 3], flip: [bool; 2]) -> Result<Self> {
         let step = |mm: f64| if mm.is_finite() && mm > 0.0 { mm } else { 1.0 };
         // One axis is stretched to square pixels (within reason), then both by the same whole number.
         let aspect = (step(spacing[1]) / step(spacing[2])).clamp(0.1, 10.0);
@@ -144,8 +149,9 @@ impl Tile {
         Ok(Self {
             height,
             width,
-            grey: ResizePlan::bilinear(input, (height, width))?,
+            grey: ResizePlan::bilinear_antialiased(input, (height, width))?,
             label: NearestPlan::new(input, (height, width))?,
+            flip,
         })
     }
 
@@ -162,7 +168,10 @@ impl Tile {
         let mut plane = vec![0.0; size];
         let finite: Vec<f32> = slice.iter().map(|v| if v.is_finite() { *v } else { low }).collect();
         self.grey.resize(&finite, &mut scratch, &mut plane)?;
-        let mut pixels: Vec<[u8; 3]> = plane.iter().map(|v| [((v - low) / (high - low) * 255.0) as u8; 3]).collect();
+        let mut pixels: Vec<[u8; 3]> = plane
+            .iter()
+            .map(|v| [((v - low) / (high - low) * WHITE).min(WHITE) as u8; 3])
+            .collect();
         if let Some(uncertainty) = uncertainty {
             self.grey.resize(uncertainty, &mut scratch, &mut plane)?;
             for (pixel, entropy) in pixels.iter_mut().zip(&plane) {
@@ -177,7 +186,14 @@ impl Tile {
             });
         }
         self.label.resize(labels, &mut enlarged)?;
+        self.shade_surroundings(&enlarged, &mut pixels);
         self.outline(&enlarged, &mut pixels, |_, colour, _, _| colour);
+        if self.flip[0] {
+            pixels.reverse(); // turns x as well; turned back below if that was not wanted
+        }
+        if self.flip[0] != self.flip[1] {
+            pixels.chunks_exact_mut(self.width).for_each(<[_]>::reverse);
+        }
         Ok(pixels)
     }
 
@@ -197,12 +213,22 @@ impl Tile {
         }
     }
 
+    /// Darkens the background just outside the classes, so that outlines stand out from bright tissue too.
+    fn shade_surroundings(&self, labels: &[u8], pixels: &mut [[u8; 3]]) {
+        for (y, x) in (1..self.height - 1).flat_map(|y| (1..self.width - 1).map(move |x| (y, x))) {
+            let i = y * self.width + x;
+            if labels[i] == 0 && [i - self.width, i - 1, i + 1, i + self.width].iter().any(|&j| labels[j] != 0) {
+                pixels[i] = blend(pixels[i], [0; 3], 0.5);
+            }
+        }
+    }
+
     /// Tiles in rows, as near to a screen's 4 : 3 as they go. Returns the picture with its width and height.
     fn arrange(&self, tiles: &[Vec<[u8; 3]>]) -> (Vec<u8>, usize, usize) {
         let (cell_h, cell_w) = (self.height + GAP, self.width + GAP);
         let shape = |columns: usize| ((columns * cell_w) as f64 / (tiles.len().div_ceil(columns) * cell_h) as f64).ln();
         let ideal = (4.0f64 / 3.0).ln();
-        let distance = |columns: &usize| (shape(*columns) - ideal).abs() + 0.2 * f64::from(tiles.len() % columns != 0);
+        let distance = |columns: &usize| (shape(*columns) - ideal).abs() + 0.5 * f64::from(u8::from(!tiles.len().is_multiple_of(*columns)));
         let columns = (1..=tiles.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(1);
         let (width, height) = (columns * cell_w + GAP, tiles.len().div_ceil(columns) * cell_h + GAP);
         let mut picture = vec![0; 3 * width * height];
@@ -236,12 +262,15 @@ fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()>
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let temporary = builder.tempfile_in(folder).with_context(cannot)?;
-    let mut encoder = png::Encoder::new(BufWriter::new(temporary.as_file()), u32::try_from(width)?, u32::try_from(height)?);
+    let mut file = BufWriter::new(temporary.as_file());
+    let mut encoder = png::Encoder::new(&mut file, u32::try_from(width)?, u32::try_from(height)?);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().with_context(cannot)?;
     writer.write_image_data(rgb).with_context(cannot)?;
     writer.finish().with_context(cannot)?;
+    file.flush().with_context(cannot)?;
+    drop(file);
     temporary.as_file().sync_all().with_context(cannot)?;
     temporary.persist(path).with_context(cannot)?;
     Ok(())
@@ -250,60 +279,161 @@ fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::phantom::{Phantom, Sequence};
+    use std::fs;
+
+    const DIMS: [usize; 3] = [3, 20, 30];
+
+    /// A volume whose voxel is its place in the row, with a box of class 1 in slices 1 and 2.
+    fn boxed() -> Vec<u8> {
+        let inside = |i: usize| i / 600 >= 1 && (5..10).contains(&(i / 30 % 20)) && (10..25).contains(&(i % 30));
+        (0..1800).map(|i| u8::from(inside(i))).collect()
+    }
+
+    fn ramp(_: usize, slice: &mut [f32]) -> Result<()> {
+        slice.iter_mut().enumerate().for_each(|(i, v)| *v = (i % 30) as f32);
+        Ok(())
+    }
+
+    fn decode(path: &Path) -> (usize, usize, Vec<[u8; 3]>) {
+        let mut reader = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap()))
+            .read_info()
+            .unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut bytes).unwrap();
+        assert_eq!((info.color_type, info.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
+        (info.width as usize, info.height as usize, bytes.as_chunks::<3>().0.to_vec())
+    }
 
     #[test]
-    fn tmp_look() {
-        let p = Phantom::generate(1, "look", Sequence::Ged4, [24, 128, 128]).unwrap();
-        let q = Phantom::generate(1, "look2", Sequence::Ged4, [24, 128, 128]).unwrap();
-        let area = 128 * 128;
-        let mut read = |z: usize, s: &mut [f32]| {
-            for (s, v) in s.iter_mut().zip(&p.image[z * area..]) {
-                *s = f32::from(*v);
-            }
+    fn slices_span_the_labelled_extent_and_all_slices_if_there_is_none() {
+        let with = |range: std::ops::Range<usize>| (0..40).map(|z| u8::from(range.contains(&z))).collect::<Vec<u8>>();
+        assert_eq!(choose_slices(&with(3..8), None, [40, 1, 1]), [3, 4, 5, 6, 7]);
+        assert_eq!(choose_slices(&with(0..0), Some(&with(3..5)), [40, 1, 1]), [3, 4]);
+        let all = choose_slices(&with(0..0), None, [40, 1, 1]);
+        assert_eq!((all.len(), all[0], all[11]), (12, 0, 39));
+        assert!(all.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(choose_slices(&[0], None, [1, 1, 1]), [0]);
+    }
+
+    #[test]
+    fn the_picture_holds_the_labelled_slices_at_their_physical_shape_with_thin_outlines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("case.png");
+        montage(&mut ramp, &boxed(), DIMS, [5.0, 3.0, 1.0], Extras::default(), &path).unwrap();
+        // 20 x 30 at 3 : 1 is 60 x 30, five times enlarged; two slices of 300 x 150 side by side.
+        let (width, height, pixels) = decode(&path);
+        assert_eq!((width, height), (2 * 150 + 3 * GAP, 300 + 2 * GAP));
+        // The box is rows 75 to 150, columns 50 to 125 of each tile: its outline is one pixel wide.
+        let outline = pixels.iter().filter(|p| **p == COLOURS[0]).count();
+        assert_eq!(outline, 2 * (2 * 75 + 2 * 75 - 4));
+        let at = |y: usize, x: usize| pixels[(GAP + y) * width + GAP + x];
+        assert!(at(75, 50) == COLOURS[0] && at(149, 124) == COLOURS[0] && at(76, 51) != COLOURS[0]);
+        assert!(
+            at(10, 0)[0] < at(10, 70)[0] && at(10, 70)[0] < at(10, 149)[0],
+            "grey follows the ramp"
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_reference_is_dashed_and_uncertainty_is_red() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("case.png");
+        let (labels, empty, entropy) = (boxed(), vec![0; 1800], vec![std::f32::consts::LN_2; 1800]);
+        let extras = Extras {
+            reference: Some(&labels),
+            ..Extras::default()
+        };
+        montage(&mut ramp, &empty, DIMS, [1.0; 3], extras, &path).unwrap();
+        let coloured = |pixels: &[[u8; 3]]| pixels.iter().filter(|[r, g, b]| r != g || g != b).count();
+        let (width, _, pixels) = decode(&path);
+        assert_eq!(width, 270 + 2 * GAP, "{width}: tiles of 180 x 270 above each other");
+        let outline = 2 * (2 * 45 + 2 * 135 - 4);
+        assert!(
+            (outline / 2..outline * 3 / 4).contains(&coloured(&pixels)),
+            "{} of {outline}",
+            coloured(&pixels)
+        );
+        montage(
+            &mut ramp,
+            &empty,
+            DIMS,
+            [1.0; 3],
+            Extras {
+                uncertainty: Some(&entropy),
+                ..Extras::default()
+            },
+            &path,
+        )
+        .unwrap();
+        let (_, _, pixels) = decode(&path);
+        assert_eq!(coloured(&pixels), 3 * 180 * 270);
+    }
+
+    #[test]
+    fn flips_turn_the_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = |flip: [bool; 2]| {
+            let path = folder.path().join("case.png");
+            montage(&mut ramp, &boxed(), DIMS, [1.0; 3], Extras { flip, ..Extras::default() }, &path).unwrap();
+            decode(&path)
+        };
+        let (width, height, plain) = picture([false, false]);
+        // Both tiles are alike, so that the whole picture turns as each of them does.
+        let turned = |flip: [bool; 2]| -> Vec<[u8; 3]> {
+            let place = |y: usize, x: usize| (if flip[0] { height - 1 - y } else { y }) * width + if flip[1] { width - 1 - x } else { x };
+            (0..height * width).map(|i| plain[place(i / width, i % width)]).collect()
+        };
+        for flip in [[true, false], [false, true], [true, true]] {
+            assert!(picture(flip).2 == turned(flip), "{flip:?}");
+            assert!(turned(flip) != plain);
+        }
+    }
+
+    #[test]
+    fn odd_volumes_are_drawn_and_wrong_ones_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("case.png");
+        let mut constant = |_: usize, slice: &mut [f32]| {
+            slice.fill(f32::NAN);
             Ok(())
         };
-        let t = std::time::Instant::now();
-        montage(
-            &mut read,
-            &p.labels,
-            p.dims,
-            p.spacing,
-            Extras {
-                reference: Some(&q.labels),
-                uncertainty: None,
-            },
-            Path::new("/tmp/look_ref.png"),
-        )
-        .unwrap();
-        println!("TIME montage {:?}", t.elapsed());
-        montage(
-            &mut read,
-            &p.labels,
-            p.dims,
-            p.spacing,
-            Extras::default(),
-            Path::new("/tmp/look.png"),
-        )
-        .unwrap();
-        let u: Vec<f32> = p.labels.iter().map(|&l| if l == 1 { 0.5 } else { 0.0 }).collect();
-        let liver: Vec<u8> = p.labels.iter().map(|&l| u8::from(l == 1)).collect();
-        montage(
-            &mut read,
-            &liver,
-            p.dims,
-            [6.0, 3.0, 2.0],
-            Extras {
-                reference: None,
-                uncertainty: Some(&u),
-            },
-            Path::new("/tmp/look_u.png"),
-        )
-        .unwrap();
-        let t = std::time::Instant::now();
-        for i in 0..10 {
-            Phantom::generate(i, "time", Sequence::Ged4, [24, 128, 128]).unwrap();
+        for (dims, spacing) in [
+            ([1, 1, 1], [1.0; 3]),
+            ([2, 1, 1500], [f64::NAN, 0.0, -1.0]),
+            ([1, 300, 2], [1.0, 1e9, 1e-9]),
+        ] {
+            let labels = vec![9; dims.iter().product()];
+            montage(&mut constant, &labels, dims, spacing, Extras::default(), &path).unwrap();
+            let (width, height, _) = decode(&path);
+            assert!(width <= 2200 && height <= 2200, "{width} x {height}");
         }
-        println!("TIME phantom {:?}", t.elapsed() / 10);
+        assert!(montage(&mut ramp, &[0; 5], [1, 2, 3], [1.0; 3], Extras::default(), &path).is_err());
+        let extras = Extras {
+            reference: Some(&[0; 5]),
+            ..Extras::default()
+        };
+        assert!(montage(&mut ramp, &[0; 6], [1, 2, 3], [1.0; 3], extras, &path).is_err());
+        let error = montage(&mut ramp, &[], [0, 2, 3], [1.0; 3], Extras::default(), &path).unwrap_err();
+        assert!(crate::error::is_input_error(&error), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_named() {
+        let error = montage(
+            &mut ramp,
+            &boxed(),
+            DIMS,
+            [1.0; 3],
+            Extras::default(),
+            Path::new("/nowhere/at/all/case.png"),
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nowhere/at/all/case.png: cannot write the picture; check that the folder exists"),
+            "{error}"
+        );
     }
 }

@@ -106,7 +106,10 @@ impl Intensity {
     /// What the user should be told about this volume, if anything.
     pub fn warning(&self) -> Option<String> {
         if self.is_constant() {
-            Some("the volume is constant after clipping: every voxel becomes 0 and nothing can be segmented in it; check the file or the window".into())
+            let remedy = "check the file, its channel and the window";
+            Some(format!(
+                "the volume is constant after clipping: every voxel becomes 0 and nothing can be segmented in it; {remedy}"
+            ))
         } else if self.keep_zeros && self.negative > 0 {
             let percent = 100.0 * self.negative as f64 / self.voxels as f64;
             Some(format!(

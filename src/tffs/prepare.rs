@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 
-use crate::ops::resize::{NearestPlan, ResizePlan};
+use crate::ops::resize::ResizePlan;
+use crate::ops::resize_nearest::NearestPlan;
 use crate::ops::resize_u8::BicubicU8Plan;
 
 /// Brings slices `[H, W]` of values 0..255 to `[S, S]`.

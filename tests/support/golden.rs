@@ -57,18 +57,20 @@ pub fn assert_close(name: &str, got: &[f32], want: &[f32]) {
     assert!(nmse <= 1e-7 && worst <= 1e-4, "{name}: NMSE {nmse:.2e} (1e-7), worst {worst:.2e} (1e-4) at {at:?}");
 }
 
-/// Demands bf16 values within one unit in the last place, at least 99 % equal.
+/// Demands bf16 values within one unit in the last place, at least 99 % equal. A value far below the tensor's largest is a difference of large f32 sums, whose own
+/// rounding (1e-5 of the largest, in PyTorch's as in ours) exceeds its bf16 unit: there that is the bound.
 pub fn assert_close_bf16(name: &str, got: &[f32], want: &[f32]) {
     assert_eq!(got.len(), want.len(), "{name}: lengths differ");
     let order = |v: f32| {
         let bits = (v.to_bits() >> 16) as i32;
         if bits & 0x8000 != 0 { 0x8000 - bits } else { bits }
     };
+    let noise = 1e-5 * want.iter().fold(0f32, |top, v| top.max(v.abs()));
     let mut equal = 0;
     for (i, (&a, &b)) in got.iter().zip(want).enumerate() {
         assert_eq!(a.to_bits() & 0xffff, 0, "{name}[{i}] = {a} is no bf16 value");
         let ulps = (order(a) - order(b)).abs();
-        assert!(ulps <= 1 || (a - b).abs() < 1e-6, "{name}[{i}]: {a} against {b}, {ulps} units in the last place");
+        assert!(ulps <= 1 || (a - b).abs() <= noise, "{name}[{i}]: {a} against {b}, {ulps} units in the last place");
         equal += usize::from(a == b);
     }
     assert!(equal * 100 >= got.len() * 99, "{name}: only {equal} of {} equal", got.len());
