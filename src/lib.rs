@@ -4,3 +4,4 @@
 //! stand in the order of the data's way; imports point downwards only, and a structure test checks it.
 
 pub mod error;
+pub mod volume;
