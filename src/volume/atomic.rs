@@ -23,7 +23,10 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) ->
         _ => Path::new("."),
     };
     if !folder.is_dir() {
-        bad_input!("{shown}: cannot be written, {} is no folder; create it or choose another place", folder.display());
+        bad_input!(
+            "{shown}: cannot be written, {} is no folder; create it or choose another place",
+            folder.display()
+        );
     }
     if path.is_dir() {
         bad_input!("{shown}: cannot be written, a folder has that name; remove it or choose another place");
@@ -36,7 +39,10 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) ->
     builder.permissions(open);
     let file = match builder.tempfile_in(folder) {
         Ok(file) => file,
-        Err(e) => bad_input!("{shown}: cannot be written, {} takes no files ({e}); check its permissions or choose another place", folder.display()),
+        Err(e) => bad_input!(
+            "{shown}: cannot be written, {} takes no files ({e}); check its permissions or choose another place",
+            folder.display()
+        ),
     };
     let disk = || format!("{shown}: could not be written (is the disk full?)");
     let mut writer = BufWriter::with_capacity(1 << 16, file.as_file());

@@ -27,8 +27,18 @@ pub enum Datatype {
 
 impl Datatype {
     /// Every type, for tables and tests.
-    pub const ALL: [Datatype; 10] =
-        [Self::U8, Self::I8, Self::I16, Self::U16, Self::I32, Self::U32, Self::I64, Self::U64, Self::F32, Self::F64];
+    pub const ALL: [Datatype; 10] = [
+        Self::U8,
+        Self::I8,
+        Self::I16,
+        Self::U16,
+        Self::I32,
+        Self::U32,
+        Self::I64,
+        Self::U64,
+        Self::F32,
+        Self::F64,
+    ];
 
     /// The type of a NIfTI `datatype` code (nifti1.h, `NIFTI_TYPE_*`), if it is one that is read.
     pub fn from_code(code: i64) -> Option<Self> {

@@ -10,8 +10,9 @@ use rayon::prelude::*;
 /// Uncompressed bytes per block: enough that a fresh window costs nothing to speak of, small enough that a mask keeps many threads busy.
 const BLOCK: usize = 1 << 18;
 
-/// Masks are long runs, which every level finds; of maps of probabilities no level saves much. So speed decides.
-const LEVEL: u32 = 1;
+/// Measured on one thread (512 x 512 x 40; 8-bit mask, then a noisy f32 map): level 1 3.7 and 410 ms, but the mask is three times as large and the
+/// map larger than raw; level 2 4.5 and 780 ms; level 3 5.1 and 990 ms for the same map; level 6 16 ms and 1.9 s.
+const LEVEL: u32 = 2;
 
 /// RFC 1952: magic, deflate, no flags, modification time 0, no extra flags, unknown operating system. Same input, same bytes.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -46,7 +47,9 @@ fn compress(block: &[u8]) -> io::Result<(Vec<u8>, Crc)> {
     loop {
         out.try_reserve(block.len() / 8 + 1024)?;
         let rest = &block[deflate.total_in() as usize..];
-        let status = deflate.compress_vec(rest, &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
+        let status = deflate
+            .compress_vec(rest, &mut out, FlushCompress::Sync)
+            .map_err(io::Error::other)?;
         // Room left over is the sign that the flush is complete (zlib.h, deflate).
         if deflate.total_in() as usize == block.len() && out.len() < out.capacity() {
             return Ok((out, checksum));

@@ -52,7 +52,8 @@ impl Geometry {
 
     /// Position in mm of the voxel with these indices.
     pub fn position(&self, index: [f64; 3]) -> [f64; 3] {
-        self.affine.map(|row| row[0] * index[0] + row[1] * index[1] + row[2] * index[2] + row[3])
+        self.affine
+            .map(|row| row[0] * index[0] + row[1] * index[1] + row[2] * index[2] + row[3])
     }
 
     /// How far apart in mm the two volumes place the same corner voxel, at the corner where that is most: the largest distance anywhere,
@@ -82,7 +83,9 @@ impl Geometry {
             return Some(format!("{a} voxels against {b}"));
         }
         if !(self.is_oriented() && other.is_oriented()) {
-            let apart = (0..3).map(|i| (self.spacing[i] - other.spacing[i]).abs() * (self.dims[i] - 1) as f64).fold(0.0, f64::max);
+            let apart = (0..3)
+                .map(|i| (self.spacing[i] - other.spacing[i]).abs() * (self.dims[i] - 1) as f64)
+                .fold(0.0, f64::max);
             let [a, b] = [self, other].map(|g| format!("{:.4} x {:.4} x {:.4} mm", g.spacing[0], g.spacing[1], g.spacing[2]));
             return (apart > self.tolerance_mm()).then(|| format!("spacing {a} against {b}, {apart:.2} mm apart at the far corner"));
         }
@@ -91,7 +94,11 @@ impl Geometry {
             return None;
         }
         let (a, b) = (self.orientation(), other.orientation());
-        let axes = if a == b { String::new() } else { format!(" (orientation {a} against {b})") };
+        let axes = if a == b {
+            String::new()
+        } else {
+            format!(" (orientation {a} against {b})")
+        };
         Some(format!("positions {apart:.2} mm apart at the far corner{axes}"))
     }
 }
@@ -124,7 +131,11 @@ pub(crate) fn from_header(bytes: &[u8], layout: &Layout, dims: [usize; 3], path:
         let number = |i| layout::float(bytes, layout.quatern, i);
         let offsets = [3, 4, 5].map(|i| mm * number(i));
         let handed = if layout::float(bytes, layout.pixdim, 0) < 0.0 { -1.0 } else { 1.0 };
-        quaternion_affine([number(0), number(1), number(2)], offsets, [spacing[0], spacing[1], handed * spacing[2]])
+        quaternion_affine(
+            [number(0), number(1), number(2)],
+            offsets,
+            [spacing[0], spacing[1], handed * spacing[2]],
+        )
     });
     let (affine, source) = match (sform, qform.filter(is_invertible)) {
         (Some(affine), _) => (affine, AffineSource::Sform),
@@ -137,7 +148,12 @@ pub(crate) fn from_header(bytes: &[u8], layout: &Layout, dims: [usize; 3], path:
     if !is_invertible(&affine) {
         bad_input!("{path}: the spacing {spacing:?} mm (pixdim) is no spacing of a real volume; set pixdim and export the file again");
     }
-    Ok(Geometry { dims, spacing, affine, source })
+    Ok(Geometry {
+        dims,
+        spacing,
+        affine,
+        source,
+    })
 }
 
 /// Sets spacing, sform and, if the affine is a rotation with spacings, qform.
@@ -181,7 +197,14 @@ fn quaternion_affine([b, c, d]: [f64; 3], offset: [f64; 3], step: [f64; 3]) -> A
         [2.0 * (b * c + a * d), a * a + c * c - b * b - d * d, 2.0 * (c * d - a * b)],
         [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ];
-    [0, 1, 2].map(|i| [rotation[i][0] * step[0], rotation[i][1] * step[1], rotation[i][2] * step[2], offset[i]])
+    [0, 1, 2].map(|i| {
+        [
+            rotation[i][0] * step[0],
+            rotation[i][1] * step[1],
+            rotation[i][2] * step[2],
+            offset[i],
+        ]
+    })
 }
 
 /// (b, c, d) of a proper rotation, a >= 0; `None` if the columns are not orthonormal to 1e-5. The largest of the four squares is divided by,
@@ -249,14 +272,35 @@ mod tests {
 
     #[test]
     fn a_rotation_survives_its_quaternion_even_near_half_turns() {
-        for axis in [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, -2.0, 0.5], [-1.0, -1.0, -1.0]] {
-            for angle in [0.0, 1e-9, 0.3, 1.5, 3.0, 3.141_592, std::f64::consts::PI, -2.0, 4.0] {
+        for axis in [
+            [1.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0],
+            [0.0, 0.0, 1.0],
+            [1.0, -2.0, 0.5],
+            [-1.0, -1.0, -1.0],
+        ] {
+            for angle in [
+                0.0,
+                1e-9,
+                0.3,
+                1.5,
+                3.0,
+                std::f64::consts::PI - 1e-6,
+                std::f64::consts::PI,
+                -2.0,
+                4.0,
+            ] {
                 let r = rotation(axis, angle);
                 let quaternion = rotation_quaternion(&r).unwrap();
                 let back = quaternion_affine(quaternion, [0.0; 3], [1.0; 3]);
                 for i in 0..3 {
                     for j in 0..3 {
-                        assert!((back[i][j] - r[i][j]).abs() < 1e-7, "axis {axis:?} angle {angle}: [{i}][{j}] {} is not {}", back[i][j], r[i][j]);
+                        assert!(
+                            (back[i][j] - r[i][j]).abs() < 1e-7,
+                            "axis {axis:?} angle {angle}: [{i}][{j}] {} is not {}",
+                            back[i][j],
+                            r[i][j]
+                        );
                     }
                 }
             }
@@ -271,7 +315,15 @@ mod tests {
     #[test]
     fn a_flat_affine_is_not_invertible() {
         assert!(!is_invertible(&[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]));
-        assert!(!is_invertible(&[[1.0, 0.0, 0.0, f64::NAN], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]));
-        assert!(is_invertible(&[[1e-3, 0.0, 0.0, 0.0], [0.0, 1e-3, 0.0, 0.0], [0.0, 0.0, 1e-3, 0.0]]));
+        assert!(!is_invertible(&[
+            [1.0, 0.0, 0.0, f64::NAN],
+            [0.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0]
+        ]));
+        assert!(is_invertible(&[
+            [1e-3, 0.0, 0.0, 0.0],
+            [0.0, 1e-3, 0.0, 0.0],
+            [0.0, 0.0, 1e-3, 0.0]
+        ]));
     }
 }

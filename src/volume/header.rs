@@ -52,7 +52,10 @@ impl Header {
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let path = path.display();
         if bytes.len() < 4 {
-            bad_input!("{path}: only {} bytes, too short for a NIfTI header; the file is cut off: copy or export it again", bytes.len());
+            bad_input!(
+                "{path}: only {} bytes, too short for a NIfTI header; the file is cut off: copy or export it again",
+                bytes.len()
+            );
         }
         let first = [bytes[0], bytes[1], bytes[2], bytes[3]];
         let (version, big_endian) = match (u32::from_le_bytes(first), u32::from_be_bytes(first)) {
@@ -64,7 +67,11 @@ impl Header {
         };
         let layout = version.layout();
         if bytes.len() < layout.size {
-            bad_input!("{path}: ends inside the header ({} of {} bytes); copy or export it again", bytes.len(), layout.size);
+            bad_input!(
+                "{path}: ends inside the header ({} of {} bytes); copy or export it again",
+                bytes.len(),
+                layout.size
+            );
         }
         let mut bytes = bytes[..layout.size].to_vec();
         if big_endian {
@@ -81,9 +88,14 @@ impl Header {
         let path = path.to_string();
         let (dims, channels) = sizes(&bytes, layout, &path)?;
         let datatype = voxel_type(&bytes, layout, &path)?;
-        let all_bytes = [dims[0], dims[1], dims[2], channels, datatype.width()].iter().try_fold(1_i64, |n, &m| n.checked_mul(m as i64));
+        let all_bytes = [dims[0], dims[1], dims[2], channels, datatype.width()]
+            .iter()
+            .try_fold(1_i64, |n, &m| n.checked_mul(m as i64));
         if all_bytes.is_none() {
-            bad_input!("{path}: the header claims {} voxels, more than any file can hold; the header is damaged", product_text(dims, channels));
+            bad_input!(
+                "{path}: the header claims {} voxels, more than any file can hold; the header is damaged",
+                product_text(dims, channels)
+            );
         }
         Ok(Self {
             vox_offset: voxel_offset(&bytes, layout, single_file, &path)?,
@@ -105,7 +117,11 @@ impl Header {
     /// # Errors
     /// Zero-size axes; an affine that is not finite or not invertible.
     pub fn new(dims: [usize; 3], affine: &Affine) -> Result<Self> {
-        let version = if dims.iter().all(|&n| n <= i16::MAX as usize) { Version::One } else { Version::Two };
+        let version = if dims.iter().all(|&n| n <= i16::MAX as usize) {
+            Version::One
+        } else {
+            Version::Two
+        };
         let layout = version.layout();
         let mut bytes = vec![0_u8; layout.size];
         bytes[..4].copy_from_slice(&(layout.size as u32).to_le_bytes());
@@ -187,13 +203,29 @@ impl Header {
     pub(crate) fn for_writing(&self, datatype: Datatype, classes: Option<usize>, extensions: usize) -> Result<Vec<u8>> {
         let layout = self.version.layout();
         let mut bytes = self.bytes.clone();
-        let limit = if self.version == Version::One { i16::MAX as usize } else { i64::MAX as usize };
+        let limit = if self.version == Version::One {
+            i16::MAX as usize
+        } else {
+            i64::MAX as usize
+        };
         if let Some(n) = classes.filter(|&n| n == 0 || n > limit) {
             bad_input!("a file cannot hold {n} classes: give 1 to {limit}");
         }
         let source_rank = layout::int(&bytes, layout.dim, 0);
         let rank = if classes.is_some() { 4 } else { source_rank.min(3) };
-        for (i, n) in [rank as usize, self.dims[0], self.dims[1], self.dims[2], classes.unwrap_or(1), 1, 1, 1].into_iter().enumerate() {
+        for (i, n) in [
+            rank as usize,
+            self.dims[0],
+            self.dims[1],
+            self.dims[2],
+            classes.unwrap_or(1),
+            1,
+            1,
+            1,
+        ]
+        .into_iter()
+        .enumerate()
+        {
             layout::set_int(&mut bytes, layout.dim, i, n as i64);
         }
         let class_step = layout::float(&bytes, layout.pixdim, 4);
@@ -216,7 +248,11 @@ impl Header {
             layout::set_float(&mut bytes, layout.intent_p, i, 0.0);
         }
         layout::set_int(&mut bytes, layout.intent_code, 0, 0);
-        for (at, length, text) in [(layout.intent_name_at, 16, ""), (layout.aux_file_at, 24, ""), (layout.descrip_at, 80, "hpc-seg")] {
+        for (at, length, text) in [
+            (layout.intent_name_at, 16, ""),
+            (layout.aux_file_at, 24, ""),
+            (layout.descrip_at, 80, "hpc-seg"),
+        ] {
             bytes[at..at + length].fill(0);
             bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
         }
@@ -228,7 +264,11 @@ impl Header {
 /// `512 x 512 x 40`, with the channels if there are several.
 pub(crate) fn product_text(dims: [usize; 3], channels: usize) -> String {
     let [x, y, z] = dims;
-    if channels == 1 { format!("{x} x {y} x {z}") } else { format!("{x} x {y} x {z} x {channels}") }
+    if channels == 1 {
+        format!("{x} x {y} x {z}")
+    } else {
+        format!("{x} x {y} x {z} x {channels}")
+    }
 }
 
 fn foreign_format(bytes: &[u8]) -> &'static str {
@@ -287,7 +327,9 @@ fn voxel_offset(bytes: &[u8], layout: &Layout, single_file: bool, path: &str) ->
     };
     // 2^53: beyond it floats are not whole numbers any more, and no file is that long.
     if !(0.0..=9.007_199_254_740_992e15).contains(&offset) || offset.fract() != 0.0 {
-        bad_input!("{path}: the voxels are said to start at byte {offset} (vox_offset), which is no place in a file; the header is damaged");
+        bad_input!(
+            "{path}: the voxels are said to start at byte {offset} (vox_offset), which is no place in a file; the header is damaged"
+        );
     }
     let least = layout.size as u64;
     match offset as u64 {

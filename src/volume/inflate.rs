@@ -18,7 +18,9 @@ enum Member<R: BufRead> {
 
 impl<R: BufRead> Inflater<R> {
     pub fn new(compressed: R) -> Self {
-        Self { member: Member::Open(Box::new(GzDecoder::new(compressed))) }
+        Self {
+            member: Member::Open(Box::new(GzDecoder::new(compressed))),
+        }
     }
 }
 
@@ -32,7 +34,9 @@ impl<R: BufRead> Read for Inflater<R> {
             if n > 0 {
                 return Ok(n);
             }
-            let Member::Open(decoder) = std::mem::replace(&mut self.member, Member::Ended) else { break };
+            let Member::Open(decoder) = std::mem::replace(&mut self.member, Member::Ended) else {
+                break;
+            };
             let mut rest = decoder.into_inner();
             if next_member_follows(&mut rest)? {
                 self.member = Member::Open(Box::new(GzDecoder::new(rest)));
@@ -52,7 +56,12 @@ fn next_member_follows(rest: &mut impl BufRead) -> io::Result<bool> {
                 let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
                 rest.consume(zeros);
             }
-            Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes that are not gzip follow the compressed data")),
+            Some(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "bytes that are not gzip follow the compressed data",
+                ));
+            }
         }
     }
 }
@@ -86,7 +95,10 @@ mod tests {
     fn a_stream_that_ends_early_or_is_followed_by_other_bytes_is_an_error() {
         let file = [member(b"one"), member(b"two")].concat();
         assert_eq!(inflate(&file[..file.len() - 3]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(inflate(&[file, b"more".to_vec()].concat()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            inflate(&[file, b"more".to_vec()].concat()).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 
     #[test]

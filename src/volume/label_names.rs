@@ -3,24 +3,30 @@
 
 use std::fmt::Write;
 
-/// The registered code of Caret's XML (nifti1_io.h, `NIFTI_ECODE_CARET`).
-const CARET: i32 = 30;
+/// The table is written twice, under two codes: 0 ("ignore"), which TotalSegmentator writes and its readers expect in the first extension
+/// (nibabel 5.4 returns no content for 30), and 30, Caret's own (nifti1_io.h, `NIFTI_ECODE_CARET`), the only one Workbench looks at.
+const CODES: [i32; 2] = [0, 30];
 
-/// What stands between header and voxels: the extension flag, and with labels one extension, padded to a multiple of 16 bytes.
+/// What stands between header and voxels: the extension flag, and with labels the extensions, each padded to a multiple of 16 bytes.
 pub(crate) fn extension_bytes(labels: &[(u16, String)]) -> Vec<u8> {
     if labels.is_empty() {
         return vec![0; 4];
     }
     let mut content = table(labels).into_bytes();
-    while (content.len() + 8) % 16 != 0 {
+    while !(content.len() + 8).is_multiple_of(16) {
         content.push(b' '); // not zeros: XML parsers take the content as it is
     }
     let size = content.len() as i32 + 8;
-    [&[1, 0, 0, 0][..], &size.to_le_bytes(), &CARET.to_le_bytes(), &content].concat()
+    let mut bytes = vec![1, 0, 0, 0];
+    for code in CODES {
+        bytes.extend([&size.to_le_bytes()[..], &code.to_le_bytes(), &content].concat());
+    }
+    bytes
 }
 
 fn table(labels: &[(u16, String)]) -> String {
-    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CaretExtension>\n<VolumeInformation Index=\"0\">\n<LabelTable>\n");
+    let mut xml =
+        String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<CaretExtension>\n<VolumeInformation Index=\"0\">\n<LabelTable>\n");
     for (key, name) in labels {
         let [red, green, blue] = colour(*key);
         // Characters that XML knows no way to write become spaces; the end of a CDATA section is split over two.

@@ -69,7 +69,12 @@ impl Volume {
     /// As [`Volume::open_channel`].
     pub fn open_with(path: &Path, channel: usize, options: &ReadOptions) -> Result<Self> {
         let loaded = open::load(path, channel, options)?;
-        Ok(Self { path: path.to_path_buf(), files: loaded.files, header: loaded.header, storage: loaded.storage })
+        Ok(Self {
+            path: path.to_path_buf(),
+            files: loaded.files,
+            header: loaded.header,
+            storage: loaded.storage,
+        })
     }
 
     /// A volume that is in no file: `voxels` with the geometry of `like`. `name` stands for the path in messages.
@@ -82,7 +87,12 @@ impl Volume {
         if bytes.len() as u64 != header.channel_bytes() {
             bail!("{name}: {} voxels are not a volume of {:?}", voxels.len(), header.dims());
         }
-        Ok(Self { path: PathBuf::from(name), files: Vec::new(), header, storage: Storage::Owned(bytes) })
+        Ok(Self {
+            path: PathBuf::from(name),
+            files: Vec::new(),
+            header,
+            storage: Storage::Owned(bytes),
+        })
     }
 
     /// The path it was opened by.
@@ -123,7 +133,11 @@ impl Volume {
     /// # Errors
     /// The file cannot be read any more.
     pub fn sha256(&self) -> Result<String> {
-        if self.files.is_empty() { Ok(sha256_of_bytes(&[self.header.bytes(), &self.storage])) } else { sha256_of_files(&self.files) }
+        if self.files.is_empty() {
+            Ok(sha256_of_bytes(&[self.header.bytes(), &self.storage]))
+        } else {
+            sha256_of_files(&self.files)
+        }
     }
 
     /// Reads slice `index` of the view `axes` into `out`, [rows, columns], slope and intercept applied (in f64, then rounded).
@@ -248,13 +262,20 @@ impl Volume {
     fn each_voxel(&self, axes: &AxisMap, index: usize, length: usize, mut sink: impl FnMut(usize, f64)) -> Result<()> {
         let [slices, rows, columns] = axes.permute(self.dims());
         if index >= slices || length != rows * columns {
-            bail!("{}: slice {index} of {length} pixels asked of {slices} slices of {rows} x {columns}", self.path.display());
+            bail!(
+                "{}: slice {index} of {length} pixels asked of {slices} slices of {rows} x {columns}",
+                self.path.display()
+            );
         }
         let (start, [slice_step, row_step, step]) = axes.walk(self.dims());
         let (datatype, big_endian) = (self.header.datatype(), self.header.is_big_endian());
         for row in 0..rows {
             let start = start.wrapping_add_signed(index as isize * slice_step + row as isize * row_step);
-            let run = Row { start, step, count: columns };
+            let run = Row {
+                start,
+                step,
+                count: columns,
+            };
             decode_row(&self.storage, datatype, big_endian, run, |i, value| sink(row * columns + i, value));
         }
         Ok(())

@@ -33,7 +33,11 @@ pub(crate) fn load(path: &Path, channel: usize, options: &ReadOptions) -> Result
     let mut source = Source::open(&header_path)?;
     let header = Header::parse(&source.read_header(&header_path)?, &header_path)?;
     if channel >= header.channels() {
-        bad_input!("{}: there is no channel {channel}; the file has {}, counted from 0", path.display(), header.channels());
+        bad_input!(
+            "{}: there is no channel {channel}; the file has {}, counted from 0",
+            path.display(),
+            header.channels()
+        );
     }
     let (storage, files) = if header.is_single_file() {
         (source.voxels(&header, channel, &header_path, options)?, vec![header_path])
@@ -47,8 +51,15 @@ pub(crate) fn load(path: &Path, channel: usize, options: &ReadOptions) -> Result
 
 /// A file that is open, plain or compressed. `position` counts the uncompressed bytes that were taken from it.
 enum Source {
-    Plain { file: File, length: u64 },
-    Gzip { stream: Box<Inflater<BufReader<File>>>, length: u64, position: u64 },
+    Plain {
+        file: File,
+        length: u64,
+    },
+    Gzip {
+        stream: Box<Inflater<BufReader<File>>>,
+        length: u64,
+        position: u64,
+    },
 }
 
 impl Source {
@@ -70,15 +81,22 @@ impl Source {
             Err(e) => bad_input!("{shown}: cannot be opened ({e}); check its permissions"),
         };
         let mut magic = Vec::new();
-        (&file).take(2).read_to_end(&mut magic).with_context(|| format!("{shown}: cannot be read"))?;
+        (&file)
+            .take(2)
+            .read_to_end(&mut magic)
+            .with_context(|| format!("{shown}: cannot be read"))?;
         if magic.is_empty() {
             bad_input!("{shown}: is empty (0 bytes); copy or export it again");
         }
         file.seek(SeekFrom::Start(0)).with_context(|| format!("{shown}: cannot be read"))?;
-        let length = metadata.len();
+        let length = file.metadata().with_context(|| format!("{shown}: cannot be read"))?.len();
         if magic == [0x1f, 0x8b] {
             let stream = Box::new(Inflater::new(BufReader::with_capacity(1 << 16, file)));
-            Ok(Self::Gzip { stream, length, position: 0 })
+            Ok(Self::Gzip {
+                stream,
+                length,
+                position: 0,
+            })
         } else {
             Ok(Self::Plain { file, length })
         }
@@ -115,7 +133,10 @@ impl Source {
         let start = header.vox_offset() + channel as u64 * channel_bytes;
         let end = header.vox_offset() + header.channels() as u64 * channel_bytes;
         let Ok(wanted) = usize::try_from(channel_bytes) else {
-            bad_input!("{}: {channel_bytes} bytes of voxels are more than this machine can address", path.display());
+            bad_input!(
+                "{}: {channel_bytes} bytes of voxels are more than this machine can address",
+                path.display()
+            );
         };
         match self {
             Self::Plain { file, length } => {
@@ -125,7 +146,11 @@ impl Source {
                 check_excess(header, path, length - end)?;
                 Storage::of_file(file, start, wanted, options).with_context(|| format!("{}: cannot be read", path.display()))
             }
-            Self::Gzip { mut stream, length, position } => {
+            Self::Gzip {
+                mut stream,
+                length,
+                position,
+            } => {
                 if length.saturating_mul(DEFLATE_RATIO) < end {
                     bad_input!(
                         "{}: the header claims {} bytes, but {length} compressed bytes cannot hold them; the file is cut off or its header damaged: copy or export it again",
@@ -160,7 +185,11 @@ fn skip(stream: &mut impl Read, count: Option<u64>, before: u64) -> io::Result<(
         return Err(io::Error::other("the voxels start inside the header"));
     };
     let skipped = io::copy(&mut stream.take(count), &mut io::sink())?;
-    if skipped < count { Err(io::Error::other(ShortStream { came: before + skipped })) } else { Ok(()) }
+    if skipped < count {
+        Err(io::Error::other(ShortStream { came: before + skipped }))
+    } else {
+        Ok(())
+    }
 }
 
 fn from_start(error: io::Error, start: u64) -> io::Error {
@@ -217,7 +246,10 @@ fn header_file(path: &Path) -> Result<PathBuf> {
 fn image_file(header_path: &Path) -> Result<PathBuf> {
     match strip_ending(header_path, ".hdr") {
         Some(stem) => sibling(&stem, ".img", header_path, "its voxels"),
-        None => bad_input!("{}: the header of a .hdr/.img pair, but it is not called .hdr; rename the two files", header_path.display()),
+        None => bad_input!(
+            "{}: the header of a .hdr/.img pair, but it is not called .hdr; rename the two files",
+            header_path.display()
+        ),
     }
 }
 
@@ -236,5 +268,8 @@ fn sibling(stem: &str, ending: &str, of: &Path, what: &str) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    bad_input!("{}: {what} should be in {stem}{ending} (or .gz), which does not exist; put both files into one folder", of.display())
+    bad_input!(
+        "{}: {what} should be in {stem}{ending} (or .gz), which does not exist; put both files into one folder",
+        of.display()
+    )
 }

@@ -24,9 +24,18 @@ impl Orientation {
     /// the nearest axes; of equal ones the first).
     pub fn of(affine: &Affine) -> Self {
         let lengths = [0, 1, 2].map(|axis| affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>());
-        let score = |permutation: &[usize; 3]| (0..3).map(|axis| affine[permutation[axis]][axis].powi(2) / lengths[axis]).sum::<f64>();
-        let best = PERMUTATIONS.iter().fold(&PERMUTATIONS[0], |best, p| if score(p) > score(best) + 1e-12 { p } else { best });
-        Self { patient_axis: *best, positive: [0, 1, 2].map(|axis| affine[best[axis]][axis] >= 0.0) }
+        let score = |permutation: &[usize; 3]| {
+            (0..3)
+                .map(|axis| affine[permutation[axis]][axis].powi(2) / lengths[axis])
+                .sum::<f64>()
+        };
+        let best = PERMUTATIONS
+            .iter()
+            .fold(&PERMUTATIONS[0], |best, p| if score(p) > score(best) + 1e-12 { p } else { best });
+        Self {
+            patient_axis: *best,
+            positive: [0, 1, 2].map(|axis| affine[best[axis]][axis] >= 0.0),
+        }
     }
 }
 
@@ -51,7 +60,10 @@ pub struct AxisMap {
 
 impl Default for AxisMap {
     fn default() -> Self {
-        Self { axes: [2, 1, 0], flipped: [false; 3] }
+        Self {
+            axes: [2, 1, 0],
+            flipped: [false; 3],
+        }
     }
 }
 

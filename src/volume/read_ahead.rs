@@ -34,7 +34,10 @@ impl<T: Send + 'static> ReadAhead<T> {
             }
         };
         let thread = std::thread::Builder::new().name("read-ahead".to_string()).spawn(work)?;
-        Ok(Self { receiver: Some(receiver), thread: Some(thread) })
+        Ok(Self {
+            receiver: Some(receiver),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -47,7 +50,14 @@ impl<T> Iterator for ReadAhead<T> {
             Err(_) => {
                 self.receiver = None;
                 let panicked = self.thread.take().is_some_and(|thread| thread.join().is_err());
-                panicked.then(|| (usize::MAX, Err(anyhow!("the read-ahead thread failed; this is a defect of the program, please report it"))))
+                panicked.then(|| {
+                    (
+                        usize::MAX,
+                        Err(anyhow!(
+                            "the read-ahead thread failed; this is a defect of the program, please report it"
+                        )),
+                    )
+                })
             }
         }
     }

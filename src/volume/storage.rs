@@ -6,7 +6,8 @@
 //! is switched off, the voxels are read into memory.
 //!
 //! The contract of a mapping: **nobody shortens the file while the volume is open**. The operating system answers a look at vanished pages
-//! with SIGBUS. Where that may happen (results still being written, network folders in use by others), set `HPC_SEG_MMAP=0`.
+//! with SIGBUS. Where that may happen (inputs still being written, network folders in use by others), set `HPC_SEG_MMAP=0`. This program itself
+//! never shortens a file: what it writes is renamed into place, and an open volume keeps the old one.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -32,7 +33,11 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { inflate_limit: 1 << 30, map_files: true, temporary_folder: std::env::temp_dir() }
+        Self {
+            inflate_limit: 1 << 30,
+            map_files: true,
+            temporary_folder: std::env::temp_dir(),
+        }
     }
 }
 
@@ -42,7 +47,10 @@ impl ReadOptions {
     /// # Errors
     /// A variable whose value cannot be understood.
     pub fn from_env() -> Result<Self> {
-        Self::from_variables(std::env::var("HPC_SEG_INFLATE_LIMIT").ok().as_deref(), std::env::var("HPC_SEG_MMAP").ok().as_deref())
+        Self::from_variables(
+            std::env::var("HPC_SEG_INFLATE_LIMIT").ok().as_deref(),
+            std::env::var("HPC_SEG_MMAP").ok().as_deref(),
+        )
     }
 
     fn from_variables(inflate_limit: Option<&str>, mmap: Option<&str>) -> Result<Self> {
@@ -109,7 +117,10 @@ impl Storage {
         bytes.try_reserve_exact(length)?;
         let read = file.take(length as u64).read_to_end(&mut bytes)?;
         if read < length {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was read",
+            ));
         }
         Ok(Self::Owned(bytes))
     }
@@ -187,7 +198,10 @@ mod tests {
     fn beyond_the_limit_a_stream_goes_to_a_mapped_temporary_file() {
         let bytes: Vec<u8> = (0..100_000).map(|i| (i % 251) as u8).collect();
         for (limit, mapped) in [(99_999, true), (100_000, false)] {
-            let options = ReadOptions { inflate_limit: limit, ..ReadOptions::default() };
+            let options = ReadOptions {
+                inflate_limit: limit,
+                ..ReadOptions::default()
+            };
             let storage = Storage::of_stream(&mut &bytes[..], bytes.len(), 10, &options).unwrap();
             assert_eq!(matches!(storage, Storage::Mapped(_)), mapped);
             assert_eq!(&storage[..], &bytes[..]);

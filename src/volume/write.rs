@@ -84,7 +84,11 @@ pub fn is_volume_name(path: &Path) -> bool {
 /// `Some(compressed)` of a volume's name.
 fn ending(path: &Path) -> Option<bool> {
     let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-    if name.ends_with(".nii.gz") { Some(true) } else { name.ends_with(".nii").then_some(false) }
+    if name.ends_with(".nii.gz") {
+        Some(true)
+    } else {
+        name.ends_with(".nii").then_some(false)
+    }
 }
 
 /// Writes a single NIfTI file, `.nii` or (compressed) `.nii.gz` by its name, atomically.
@@ -99,14 +103,30 @@ fn ending(path: &Path) -> Option<bool> {
 /// A name with another ending, a place that cannot be written to, voxels that are not as many as the sizes say.
 pub fn write(path: &Path, like: &Header, voxels: Voxels<'_>, classes: Option<usize>, labels: &[(u16, String)]) -> Result<()> {
     let Some(compressed) = ending(path) else {
-        bad_input!("{}: a volume is written as .nii or .nii.gz; give the file one of these endings", path.display());
+        bad_input!(
+            "{}: a volume is written as .nii or .nii.gz; give the file one of these endings",
+            path.display()
+        );
     };
     let [x, y, z] = like.dims();
     let count = [x, y, z, classes.unwrap_or(1)].iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
     if count != Some(voxels.len()) {
-        bail!("{}: {} voxels are not {x} x {y} x {z} times {} classes", path.display(), voxels.len(), classes.unwrap_or(1));
+        bail!(
+            "{}: {} voxels are not {x} x {y} x {z} times {} classes",
+            path.display(),
+            voxels.len(),
+            classes.unwrap_or(1)
+        );
     }
     let extensions = extension_bytes(labels);
+    // NIfTI-1 keeps the voxels' place in single precision, exact up to here; so much smaller are real tables that it holds for both versions.
+    if extensions.len() > 1 << 23 {
+        bad_input!(
+            "{}: the names of the labels take {} bytes, at most 8 MiB fit; shorten them",
+            path.display(),
+            extensions.len()
+        );
+    }
     let header = like.for_writing(voxels.datatype(), classes, extensions.len())?;
     let bytes = voxels.little_endian();
     write_atomically(path, |out| {

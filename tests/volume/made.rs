@@ -45,8 +45,15 @@ impl Made {
     }
 
     pub fn header(&self) -> Vec<u8> {
-        let (one, offset) = (self.version == 1, self.vox_offset.unwrap_or(if self.pair { 0.0 } else { self.header_size() as f64 + 4.0 }));
-        let mut out = Out { bytes: vec![0; self.header_size()], big: self.big };
+        let (one, offset) = (
+            self.version == 1,
+            self.vox_offset
+                .unwrap_or(if self.pair { 0.0 } else { self.header_size() as f64 + 4.0 }),
+        );
+        let mut out = Out {
+            bytes: vec![0; self.header_size()],
+            big: self.big,
+        };
         out.int(0, 4, self.header_size() as i64);
         let kind = if self.pair { b'i' } else { b'+' };
         let (dim_at, dim_width, real) = if one { (40, 2, 4) } else { (16, 8, 8) };
@@ -150,7 +157,14 @@ impl Out {
     }
 
     fn real(&mut self, at: usize, width: usize, value: f64) {
-        self.put(at, if width == 4 { (value as f32).to_le_bytes().to_vec() } else { value.to_le_bytes().to_vec() });
+        self.put(
+            at,
+            if width == 4 {
+                (value as f32).to_le_bytes().to_vec()
+            } else {
+                value.to_le_bytes().to_vec()
+            },
+        );
     }
 }
 

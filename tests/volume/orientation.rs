@@ -7,7 +7,9 @@ const DIMS: [usize; 3] = [4, 3, 2];
 fn all_maps() -> Vec<AxisMap> {
     let permutations = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let flips = (0..8).map(|bits| [bits & 1 == 1, bits & 2 == 2, bits & 4 == 4]);
-    flips.flat_map(|flipped| permutations.map(|axes| AxisMap::new(axes, flipped).unwrap())).collect()
+    flips
+        .flat_map(|flipped| permutations.map(|axes| AxisMap::new(axes, flipped).unwrap()))
+        .collect()
 }
 
 /// A volume with `dims` whose affine sends stored axis a to patient axis `to[a]`, backwards where `back[a]`, 1, 2 and 3 mm apart in the patient.
@@ -57,11 +59,23 @@ fn a_labelled_volume_is_brought_exactly_to_the_querys_axes() {
         let labelled_voxels = stored.to_view(&voxels, DIMS).unwrap();
         let [slices, rows, columns] = stored.permute(DIMS);
         let (to, back) = (stored.axes(), stored.flipped());
-        let labelled = oriented([columns, rows, slices], [to[2], to[1], to[0]], [back[2], back[1], back[0]], &labelled_voxels);
+        let labelled = oriented(
+            [columns, rows, slices],
+            [to[2], to[1], to[0]],
+            [back[2], back[1], back[0]],
+            &labelled_voxels,
+        );
         for query_axes in all_maps() {
             let map = AxisMap::to_match(labelled.geometry(), query.geometry(), &query_axes);
-            assert_eq!(labelled.labels(&map).unwrap(), query.labels(&query_axes).unwrap(), "stored as {stored}, asked for {query_axes}");
-            assert_eq!(map.permute(labelled.geometry().spacing), query_axes.permute(query.geometry().spacing));
+            assert_eq!(
+                labelled.labels(&map).unwrap(),
+                query.labels(&query_axes).unwrap(),
+                "stored as {stored}, asked for {query_axes}"
+            );
+            assert_eq!(
+                map.permute(labelled.geometry().spacing),
+                query_axes.permute(query.geometry().spacing)
+            );
         }
     }
 }
@@ -91,8 +105,14 @@ fn a_file_without_orientation_is_not_reoriented() {
 fn slice_axes_keep_the_stored_order_of_the_others_and_a_fourth_is_refused() {
     assert!(AxisMap::slice_axis(2).unwrap().is_stored_order());
     assert_eq!(AxisMap::slice_axis(0).unwrap().axes(), [0, 2, 1]);
-    assert_eq!(AxisMap::slice_axis(1).unwrap().to_string(), "slices along y, rows along z, columns along x");
+    assert_eq!(
+        AxisMap::slice_axis(1).unwrap().to_string(),
+        "slices along y, rows along z, columns along x"
+    );
     let error = AxisMap::slice_axis(3).unwrap_err().to_string();
-    assert!(error.contains("--slice-axis 3: a volume has the axes 0 (x), 1 (y) and 2 (z, the default)"), "{error}");
+    assert!(
+        error.contains("--slice-axis 3: a volume has the axes 0 (x), 1 (y) and 2 (z, the default)"),
+        "{error}"
+    );
     assert!(AxisMap::new([0, 0, 1], [false; 3]).is_err());
 }

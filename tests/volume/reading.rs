@@ -25,7 +25,17 @@ fn telling_values(datatype: Datatype) -> Vec<f64> {
         Datatype::F32 => (-f64::from(f32::MAX), f64::from(f32::MIN_POSITIVE)),
         Datatype::F64 => (-1.5e-30, 0.1),
     };
-    (0..60).map(|i| if i == 7 { low } else if i == 31 { high } else { f64::from(i) }).collect()
+    (0..60)
+        .map(|i| {
+            if i == 7 {
+                low
+            } else if i == 31 {
+                high
+            } else {
+                f64::from(i)
+            }
+        })
+        .collect()
 }
 
 #[test]
@@ -34,16 +44,31 @@ fn every_type_byte_order_and_version_reads_back_as_it_was_made() {
     for datatype in Datatype::ALL {
         for version in [1, 2] {
             for big in [false, true] {
-                let made = Made { values: telling_values(datatype), ..Made::new(version, big, datatype) };
+                let made = Made {
+                    values: telling_values(datatype),
+                    ..Made::new(version, big, datatype)
+                };
                 let what = format!("{datatype:?} version {version} big-endian {big}");
                 let expected: Vec<f32> = made.values.iter().map(|&v| v as f32).collect();
                 let path = made.save(folder.path(), "a.nii");
                 let volume = Volume::open(&path).unwrap();
-                assert_eq!((volume.dims(), volume.channels(), volume.header().datatype()), ([3, 4, 5], 1, datatype), "{what}");
-                assert_eq!(volume.header().version(), if version == 1 { Version::One } else { Version::Two }, "{what}");
+                assert_eq!(
+                    (volume.dims(), volume.channels(), volume.header().datatype()),
+                    ([3, 4, 5], 1, datatype),
+                    "{what}"
+                );
+                assert_eq!(
+                    volume.header().version(),
+                    if version == 1 { Version::One } else { Version::Two },
+                    "{what}"
+                );
                 assert_eq!(volume.resident_bytes(), 0, "{what}: an uncompressed file is mapped");
                 assert_eq!(volume.voxels_f32(&AxisMap::default()).unwrap(), expected, "{what}");
-                assert_eq!(voxels(&save(folder.path(), "a.nii.gz", &gzip(&made.file()))), expected, "{what}, compressed");
+                assert_eq!(
+                    voxels(&save(folder.path(), "a.nii.gz", &gzip(&made.file()))),
+                    expected,
+                    "{what}, compressed"
+                );
             }
         }
     }
@@ -54,7 +79,10 @@ fn the_nifti_crate_reads_the_same_voxels_from_the_same_files() {
     let folder = tempfile::tempdir().unwrap();
     for datatype in Datatype::ALL {
         for big in [false, true] {
-            let made = Made { values: telling_values(datatype), ..Made::new(1, big, datatype) };
+            let made = Made {
+                values: telling_values(datatype),
+                ..Made::new(1, big, datatype)
+            };
             let path = made.save(folder.path(), "a.nii");
             let ours = Volume::open(&path).unwrap();
             let object = ReaderOptions::new().read_file(&path).unwrap();
@@ -89,10 +117,23 @@ fn all_members_of_a_gzip_file_are_read() {
 #[test]
 fn slope_and_intercept_are_applied_and_none_are_when_the_slope_is_zero_or_nan() {
     let folder = tempfile::tempdir().unwrap();
-    for (scale, expected) in [((2.5, -10.0), 7.5), ((1.0, 0.25), 7.25), ((0.0, 100.0), 7.0), ((f64::NAN, 100.0), 7.0), ((1.0, 0.0), 7.0)] {
+    for (scale, expected) in [
+        ((2.5, -10.0), 7.5),
+        ((1.0, 0.25), 7.25),
+        ((0.0, 100.0), 7.0),
+        ((f64::NAN, 100.0), 7.0),
+        ((1.0, 0.0), 7.0),
+    ] {
         for version in [1, 2] {
-            let made = Made { scale, ..Made::new(version, true, Datatype::U8) };
-            assert_eq!(voxels(&made.save(folder.path(), "a.nii"))[7], expected, "{scale:?} version {version}");
+            let made = Made {
+                scale,
+                ..Made::new(version, true, Datatype::U8)
+            };
+            assert_eq!(
+                voxels(&made.save(folder.path(), "a.nii"))[7],
+                expected,
+                "{scale:?} version {version}"
+            );
         }
     }
 }
@@ -101,9 +142,17 @@ fn slope_and_intercept_are_applied_and_none_are_when_the_slope_is_zero_or_nan() 
 fn both_halves_of_a_pair_open_the_same_volume_plain_or_compressed() {
     let folder = tempfile::tempdir().unwrap();
     for version in [1, 2] {
-        let made = Made { pair: true, ..Made::new(version, version == 2, Datatype::U16) };
+        let made = Made {
+            pair: true,
+            ..Made::new(version, version == 2, Datatype::U16)
+        };
         let expected: Vec<f32> = (0..60).map(|i| i as f32).collect();
-        for (header_name, image_name) in [("a.hdr", "a.img"), ("b.hdr", "b.img.gz"), ("c.hdr.gz", "c.img.gz"), ("d.v1.HDR", "d.v1.IMG")] {
+        for (header_name, image_name) in [
+            ("a.hdr", "a.img"),
+            ("b.hdr", "b.img.gz"),
+            ("c.hdr.gz", "c.img.gz"),
+            ("d.v1.HDR", "d.v1.IMG"),
+        ] {
             let bytes = |name: &str, bytes: Vec<u8>| if name.ends_with("gz") { gzip(&bytes) } else { bytes };
             let header = save(folder.path(), header_name, &bytes(header_name, made.header()));
             let image = save(folder.path(), image_name, &bytes(image_name, made.voxels()));
@@ -119,13 +168,22 @@ fn both_halves_of_a_pair_open_the_same_volume_plain_or_compressed() {
 fn trailing_axes_of_one_are_no_channels_and_channels_are_selected() {
     let folder = tempfile::tempdir().unwrap();
     for dim in [vec![3, 4, 5, 1], vec![3, 4, 5, 1, 1, 1, 1]] {
-        let made = Made { dim, ..Made::new(1, false, Datatype::U8) };
+        let made = Made {
+            dim,
+            ..Made::new(1, false, Datatype::U8)
+        };
         let volume = Volume::open(&made.save(folder.path(), "a.nii")).unwrap();
         assert_eq!((volume.dims(), volume.channels()), ([3, 4, 5], 1));
     }
     for dim in [vec![3, 4, 1, 5], vec![3, 4, 1, 1, 5]] {
-        let made = Made { dim, ..Made::new(2, true, Datatype::I32) };
-        for path in [made.save(folder.path(), "b.nii"), save(folder.path(), "b.nii.gz", &gzip(&made.file()))] {
+        let made = Made {
+            dim,
+            ..Made::new(2, true, Datatype::I32)
+        };
+        for path in [
+            made.save(folder.path(), "b.nii"),
+            save(folder.path(), "b.nii.gz", &gzip(&made.file())),
+        ] {
             for channel in 0..5 {
                 let volume = Volume::open_channel(&path, channel).unwrap();
                 assert_eq!((volume.dims(), volume.channels()), ([3, 4, 1], 5));
@@ -136,18 +194,33 @@ fn trailing_axes_of_one_are_no_channels_and_channels_are_selected() {
             assert!(error.contains("there is no channel 5; the file has 5, counted from 0"), "{error}");
         }
     }
-    let flat = Made { dim: vec![12, 5], ..Made::new(1, false, Datatype::U8) };
+    let flat = Made {
+        dim: vec![12, 5],
+        ..Made::new(1, false, Datatype::U8)
+    };
     assert_eq!(Volume::open(&flat.save(folder.path(), "c.nii")).unwrap().dims(), [12, 5, 1]);
 }
 
 #[test]
 fn float_label_maps_are_labels_when_their_values_are_whole() {
     let folder = tempfile::tempdir().unwrap();
-    let mut made = Made { scale: (0.5, 0.0), ..Made::new(1, false, Datatype::F64) };
+    let mut made = Made {
+        scale: (0.5, 0.0),
+        ..Made::new(1, false, Datatype::F64)
+    };
     made.values = (0..60).map(|i| f64::from(2 * (i % 3)) + 1e-5).collect();
-    let labels = Volume::open(&made.save(folder.path(), "a.nii")).unwrap().labels(&AxisMap::default()).unwrap();
+    let labels = Volume::open(&made.save(folder.path(), "a.nii"))
+        .unwrap()
+        .labels(&AxisMap::default())
+        .unwrap();
     assert_eq!(labels, (0..60).map(|i| i % 3).collect::<Vec<u16>>());
-    for (wrong, shown) in [(0.5, "0.5"), (-1.0, "-1"), (65536.0, "65536"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+    for (wrong, shown) in [
+        (0.5, "0.5"),
+        (-1.0, "-1"),
+        (65536.0, "65536"),
+        (f64::NAN, "NaN"),
+        (f64::INFINITY, "inf"),
+    ] {
         let mut made = Made::new(1, false, Datatype::F64);
         made.values[17] = wrong;
         let path = made.save(folder.path(), "b.nii");
@@ -164,7 +237,10 @@ fn the_first_voxel_that_is_not_finite_is_found_and_left_out_of_the_range() {
     let folder = tempfile::tempdir().unwrap();
     let mut made = Made::new(1, false, Datatype::F32);
     let clean = Volume::open(&made.save(folder.path(), "a.nii")).unwrap();
-    assert_eq!((clean.first_non_finite().unwrap(), clean.range().unwrap()), (None, Some((0.0, 59.0))));
+    assert_eq!(
+        (clean.first_non_finite().unwrap(), clean.range().unwrap()),
+        (None, Some((0.0, 59.0)))
+    );
     made.values[29] = f64::NEG_INFINITY;
     made.values[59] = f64::NAN;
     let volume = Volume::open(&made.save(folder.path(), "b.nii")).unwrap();
@@ -176,17 +252,31 @@ fn the_first_voxel_that_is_not_finite_is_found_and_left_out_of_the_range() {
 fn mapped_read_and_spilled_volumes_are_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let made = Made::new(1, true, Datatype::I16);
-    let (plain, compressed) = (made.save(folder.path(), "a.nii"), save(folder.path(), "a.nii.gz", &gzip(&made.file())));
+    let (plain, compressed) = (
+        made.save(folder.path(), "a.nii"),
+        save(folder.path(), "a.nii.gz", &gzip(&made.file())),
+    );
     let expected: Vec<f32> = (0..60).map(|i| i as f32).collect();
-    for (path, limit, map_files, resident) in
-        [(&plain, 1 << 20, true, 0), (&plain, 1 << 20, false, 120), (&compressed, 120, true, 120), (&compressed, 119, true, 0)]
-    {
-        let options = ReadOptions { inflate_limit: limit, map_files, temporary_folder: folder.path().to_path_buf() };
+    for (path, limit, map_files, resident) in [
+        (&plain, 1 << 20, true, 0),
+        (&plain, 1 << 20, false, 120),
+        (&compressed, 120, true, 120),
+        (&compressed, 119, true, 0),
+    ] {
+        let options = ReadOptions {
+            inflate_limit: limit,
+            map_files,
+            temporary_folder: folder.path().to_path_buf(),
+        };
         let volume = Volume::open_with(path, 0, &options).unwrap();
         assert_eq!(volume.voxels_f32(&AxisMap::default()).unwrap(), expected);
         assert_eq!(volume.resident_bytes(), resident, "{} with limit {limit}", path.display());
     }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file may be seen");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        2,
+        "no temporary file may be seen"
+    );
 }
 
 #[test]
@@ -199,5 +289,8 @@ fn the_digest_is_that_of_the_file() {
         return;
     };
     let expected = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(Some(Volume::open(&path).unwrap().sha256().unwrap().as_str()), expected.split(' ').next());
+    assert_eq!(
+        Some(Volume::open(&path).unwrap().sha256().unwrap().as_str()),
+        expected.split(' ').next()
+    );
 }

@@ -38,7 +38,11 @@ fn no_more_is_made_than_the_depth_allows_and_dropping_stops_the_thread() {
             let full = taken + depth + 1;
             let start = Instant::now();
             while begun.load(Ordering::SeqCst) < full {
-                assert!(start.elapsed() < Duration::from_secs(20), "depth {depth}: only {} items begun", begun.load(Ordering::SeqCst));
+                assert!(
+                    start.elapsed() < Duration::from_secs(20),
+                    "depth {depth}: only {} items begun",
+                    begun.load(Ordering::SeqCst)
+                );
                 std::thread::sleep(Duration::from_millis(1));
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -53,6 +57,27 @@ fn no_more_is_made_than_the_depth_allows_and_dropping_stops_the_thread() {
 fn a_thread_that_dies_is_reported_not_taken_for_the_end() {
     let mut ahead = ReadAhead::new(0..3, 0, |index| if index == 1 { panic!("on purpose") } else { Ok(index) }).unwrap();
     assert!(ahead.next().unwrap().1.is_ok());
-    assert!(ahead.next().unwrap().1.unwrap_err().to_string().contains("read-ahead thread failed"));
+    assert!(
+        ahead
+            .next()
+            .unwrap()
+            .1
+            .unwrap_err()
+            .to_string()
+            .contains("read-ahead thread failed")
+    );
     assert!(ahead.next().is_none());
+}
+
+#[test]
+fn the_next_volume_is_opened_while_this_one_is_worked_on_and_a_bad_one_is_only_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = Made::new(1, false, Datatype::U8).save(folder.path(), "a.nii");
+    let paths = vec![good.clone(), folder.path().join("none.nii"), good];
+    let opened: Vec<_> = ReadAhead::new(0..3, 0, move |i| Volume::open(&paths[i])).unwrap().collect();
+    assert_eq!(
+        opened.iter().map(|(i, volume)| (*i, volume.is_ok())).collect::<Vec<_>>(),
+        [(0, true), (1, false), (2, true)]
+    );
+    assert!(opened[1].1.as_ref().unwrap_err().to_string().contains("no such file"));
 }

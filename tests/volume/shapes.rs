@@ -12,19 +12,45 @@ fn geometry(made: &Made) -> Geometry {
 #[test]
 fn the_sform_is_believed_before_the_qform_and_that_before_the_spacing() {
     for version in [1, 2] {
-        let all = Made { qform: Some([0.0, 0.0, 1.0, 10.0, 20.0, 30.0]), ..Made::new(version, true, Datatype::U8) };
+        let all = Made {
+            qform: Some([0.0, 0.0, 1.0, 10.0, 20.0, 30.0]),
+            ..Made::new(version, true, Datatype::U8)
+        };
         let sform = geometry(&all);
         assert_eq!(sform.source, AffineSource::Sform);
-        assert_eq!(sform.affine, [[-0.75, 0.0625, 0.0, 90.5], [0.0, -0.8125, 0.125, 126.25], [0.0, 0.0, 3.0, -72.0]]);
-        assert_eq!((sform.orientation().to_string(), sform.spacing), ("LPS".to_string(), [0.75, 0.8125, 3.0]));
-        let qform = geometry(&Made { sform: None, ..all.clone() });
+        assert_eq!(
+            sform.affine,
+            [[-0.75, 0.0625, 0.0, 90.5], [0.0, -0.8125, 0.125, 126.25], [0.0, 0.0, 3.0, -72.0]]
+        );
+        assert_eq!(
+            (sform.orientation().to_string(), sform.spacing),
+            ("LPS".to_string(), [0.75, 0.8125, 3.0])
+        );
+        let qform = geometry(&Made {
+            sform: None,
+            ..all.clone()
+        });
         assert_eq!(qform.source, AffineSource::Qform); // half a turn about z
-        assert_eq!(qform.affine, [[-0.75, 0.0, 0.0, 10.0], [0.0, -0.8125, 0.0, 20.0], [0.0, 0.0, 3.0, 30.0]]);
-        let mirrored = geometry(&Made { sform: None, pixdim: [-1.0, 0.75, 0.8125, 3.0, 0.0, 0.0, 0.0, 0.0], ..all.clone() });
+        assert_eq!(
+            qform.affine,
+            [[-0.75, 0.0, 0.0, 10.0], [0.0, -0.8125, 0.0, 20.0], [0.0, 0.0, 3.0, 30.0]]
+        );
+        let mirrored = geometry(&Made {
+            sform: None,
+            pixdim: [-1.0, 0.75, 0.8125, 3.0, 0.0, 0.0, 0.0, 0.0],
+            ..all.clone()
+        });
         assert_eq!(mirrored.orientation().to_string(), "LPI");
-        let singular = geometry(&Made { sform: Some([0.0; 12]), ..all.clone() });
+        let singular = geometry(&Made {
+            sform: Some([0.0; 12]),
+            ..all.clone()
+        });
         assert_eq!(singular.source, AffineSource::Qform);
-        let neither = geometry(&Made { sform: None, qform: None, ..all });
+        let neither = geometry(&Made {
+            sform: None,
+            qform: None,
+            ..all
+        });
         assert_eq!((neither.source, neither.is_oriented()), (AffineSource::Spacing, false));
         assert_eq!(neither.affine[2], [0.0, 0.0, 3.0, 0.0]);
     }
@@ -32,7 +58,12 @@ fn the_sform_is_believed_before_the_qform_and_that_before_the_spacing() {
 
 #[test]
 fn spacing_is_in_mm_whatever_the_unit_and_comes_from_the_sform_when_pixdim_is_broken() {
-    let micrometres = Made { units: 3 + 8, pixdim: [1.0, 750.0, 812.5, 3000.0, 1.0, 0.0, 0.0, 0.0], sform: None, ..Made::new(1, false, Datatype::U8) };
+    let micrometres = Made {
+        units: 3 + 8,
+        pixdim: [1.0, 750.0, 812.5, 3000.0, 1.0, 0.0, 0.0, 0.0],
+        sform: None,
+        ..Made::new(1, false, Datatype::U8)
+    };
     assert_eq!(geometry(&micrometres).spacing, [0.75, 0.8125, 3.0]);
     assert!((geometry(&micrometres).voxel_ml() - 0.75 * 0.8125 * 3.0 / 1000.0).abs() < 1e-15);
     for broken in [0.0, f64::NAN, f64::INFINITY] {
@@ -40,7 +71,11 @@ fn spacing_is_in_mm_whatever_the_unit_and_comes_from_the_sform_when_pixdim_is_br
         made.pixdim[1] = broken;
         assert_eq!(geometry(&made).spacing, [0.75, 0.8125, 3.0], "pixdim[1] = {broken}");
     }
-    let unset = Made { sform: None, pixdim: [0.0; 8], ..Made::new(1, false, Datatype::U8) };
+    let unset = Made {
+        sform: None,
+        pixdim: [0.0; 8],
+        ..Made::new(1, false, Datatype::U8)
+    };
     assert_eq!(geometry(&unset).spacing, [1.0; 3]);
 }
 
@@ -57,11 +92,21 @@ fn a_difference_is_said_in_voxels_or_in_mm_at_the_far_corner_and_rounding_is_non
     assert_eq!(here.difference(&stretched).unwrap(), "positions 2.00 mm apart at the far corner");
     let mut mirrored = here.clone();
     mirrored.affine[0][0] = 0.75; // two steps of 0.75 mm to the other side
-    assert_eq!(here.difference(&mirrored).unwrap(), "positions 3.00 mm apart at the far corner (orientation LPS against RPS)");
-    let other = geometry(&Made { dim: vec![5, 4, 3], ..made.clone() });
+    assert_eq!(
+        here.difference(&mirrored).unwrap(),
+        "positions 3.00 mm apart at the far corner (orientation LPS against RPS)"
+    );
+    let other = geometry(&Made {
+        dim: vec![5, 4, 3],
+        ..made.clone()
+    });
     assert_eq!(here.difference(&other).unwrap(), "3 x 4 x 5 voxels against 5 x 4 x 3");
     let silent = geometry(&Made { sform: None, ..made });
-    assert_eq!(here.difference(&silent), None, "a file that says nothing of its place contradicts nothing");
+    assert_eq!(
+        here.difference(&silent),
+        None,
+        "a file that says nothing of its place contradicts nothing"
+    );
 }
 
 #[test]

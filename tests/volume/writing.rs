@@ -10,8 +10,19 @@ use nifti::{NiftiObject, RandomAccessNiftiVolume, ReaderOptions};
 use super::made::{Made, save};
 
 /// All fields of a header as (place, width, how many) in bytes, by version: nifti1.h and nifti2.h.
-const FIELDS_1: [(usize, usize, usize); 11] =
-    [(0, 4, 1), (32, 4, 1), (36, 2, 1), (40, 2, 8), (56, 4, 3), (68, 2, 4), (76, 4, 11), (120, 2, 1), (124, 4, 6), (252, 2, 2), (256, 4, 18)];
+const FIELDS_1: [(usize, usize, usize); 11] = [
+    (0, 4, 1),
+    (32, 4, 1),
+    (36, 2, 1),
+    (40, 2, 8),
+    (56, 4, 3),
+    (68, 2, 4),
+    (76, 4, 11),
+    (120, 2, 1),
+    (124, 4, 6),
+    (252, 2, 2),
+    (256, 4, 18),
+];
 const FIELDS_2: [(usize, usize, usize); 6] = [(0, 4, 1), (12, 2, 2), (16, 8, 28), (344, 4, 2), (352, 8, 18), (496, 4, 3)];
 
 fn little_endian(made: &Made) -> Vec<u8> {
@@ -92,8 +103,17 @@ fn every_kind_of_voxels_reads_back_plain_and_compressed_here_and_in_the_nifti_cr
     let i16s: Vec<i16> = (0..60).map(|i| n(i) as i16 - 32_000).collect();
     let i32s: Vec<i32> = (0..60).map(|i| n(i) as i32 - 2_000_000).collect();
     let f32s: Vec<f32> = (0..60).map(|i| n(i) as f32 / 7.0).collect();
-    for voxels in [Voxels::U8(&u8s), Voxels::U16(&u16s), Voxels::I16(&i16s), Voxels::I32(&i32s), Voxels::F32(&f32s)] {
-        let in_memory = Volume::in_memory("here", source.header(), voxels).unwrap().voxels_f32(&AxisMap::default()).unwrap();
+    for voxels in [
+        Voxels::U8(&u8s),
+        Voxels::U16(&u16s),
+        Voxels::I16(&i16s),
+        Voxels::I32(&i32s),
+        Voxels::F32(&f32s),
+    ] {
+        let in_memory = Volume::in_memory("here", source.header(), voxels)
+            .unwrap()
+            .voxels_f32(&AxisMap::default())
+            .unwrap();
         for name in ["b.nii", "b.nii.gz"] {
             let file = written(folder.path(), name, source.header(), voxels, None, &[]);
             assert_eq!(file.starts_with(&[0x1f, 0x8b]), name.ends_with("gz"));
@@ -109,7 +129,13 @@ fn every_kind_of_voxels_reads_back_plain_and_compressed_here_and_in_the_nifti_cr
         }
     }
     let expected: Vec<f32> = f32s;
-    assert_eq!(Volume::open(&folder.path().join("b.nii.gz")).unwrap().voxels_f32(&AxisMap::default()).unwrap(), expected);
+    assert_eq!(
+        Volume::open(&folder.path().join("b.nii.gz"))
+            .unwrap()
+            .voxels_f32(&AxisMap::default())
+            .unwrap(),
+        expected
+    );
 }
 
 #[test]
@@ -130,7 +156,10 @@ fn classes_are_a_fourth_axis_with_a_spacing_that_itk_accepts() {
         for channel in 0..3 {
             let class = Volume::open_channel(&folder.path().join("b.nii"), channel).unwrap();
             assert_eq!((class.dims(), class.channels()), ([3, 4, 5], 3));
-            assert_eq!(class.voxels_f32(&AxisMap::default()).unwrap(), maps[60 * channel..60 * (channel + 1)]);
+            assert_eq!(
+                class.voxels_f32(&AxisMap::default()).unwrap(),
+                maps[60 * channel..60 * (channel + 1)]
+            );
         }
     }
 }
@@ -143,14 +172,41 @@ fn label_names_are_kept_in_an_extension_that_readers_skip() {
     let file = written(folder.path(), "b.nii", source.header(), Voxels::U8(&mask()), None, &labels);
     assert_eq!(&file[348..352], [1, 0, 0, 0]);
     let size = i32::from_le_bytes(file[352..356].try_into().unwrap()) as usize;
-    assert_eq!(i32::from_le_bytes(file[356..360].try_into().unwrap()), 30);
-    assert_eq!((size % 16, file.len()), (0, 352 + size + 60));
-    assert_eq!(f32::from_le_bytes(file[108..112].try_into().unwrap()), (352 + size) as f32);
+    assert_eq!(
+        file[356..360],
+        [0; 4],
+        "the first extension is the one TotalSegmentator's readers take"
+    );
+    assert_eq!((size % 16, file.len()), (0, 352 + 2 * size + 60));
+    assert_eq!(f32::from_le_bytes(file[108..112].try_into().unwrap()), (352 + 2 * size) as f32);
+    assert_eq!(
+        file[352 + size..352 + size + 8],
+        [&file[352..356], &[30, 0, 0, 0]].concat(),
+        "the second is Caret's"
+    );
+    assert_eq!(file[352 + size + 8..352 + 2 * size], file[360..352 + size]);
     let xml = std::str::from_utf8(&file[360..352 + size]).unwrap();
-    assert!(xml.contains("<Label Key=\"1\" ") && xml.contains("<![CDATA[liver]]></Label>"), "{xml}");
-    assert!(xml.contains("<Label Key=\"300\" ") && xml.contains("<![CDATA[a ]]]]><![CDATA[> b & <c> ]]></Label>"), "{xml}");
-    assert_eq!(Volume::open(&folder.path().join("b.nii")).unwrap().labels(&AxisMap::default()).unwrap()[7], 1);
+    assert!(
+        xml.contains("<Label Key=\"1\" ") && xml.contains("<![CDATA[liver]]></Label>"),
+        "{xml}"
+    );
+    assert!(
+        xml.contains("<Label Key=\"300\" ") && xml.contains("<![CDATA[a ]]]]><![CDATA[> b & <c> ]]></Label>"),
+        "{xml}"
+    );
+    assert_eq!(
+        Volume::open(&folder.path().join("b.nii"))
+            .unwrap()
+            .labels(&AxisMap::default())
+            .unwrap()[7],
+        1
+    );
     assert!(ReaderOptions::new().read_file(folder.path().join("b.nii")).is_ok());
+    let endless = [(1, "x".repeat(5 << 20))];
+    let error = write(&folder.path().join("c.nii"), source.header(), Voxels::U8(&mask()), None, &endless)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("at most 8 MiB fit; shorten them"), "{error}");
 }
 
 #[test]
@@ -168,7 +224,10 @@ fn a_compressed_file_is_one_member_of_the_same_bytes_whatever_the_threads() {
         let mut bytes = Vec::new();
         single.read_to_end(&mut bytes).unwrap();
         assert!(bytes[352..] == voxels && single.into_inner().is_empty(), "{threads} threads");
-        assert!(first.get_or_insert_with(|| file.clone()) == &file, "{threads} threads wrote other bytes");
+        assert!(
+            first.get_or_insert_with(|| file.clone()) == &file,
+            "{threads} threads wrote other bytes"
+        );
     }
 }
 
@@ -187,15 +246,28 @@ fn what_cannot_be_written_is_said_and_leaves_nothing_behind() {
             assert!(text.contains(part), "{part:?} is not in: {text}");
         }
     };
-    refused(&folder.path().join("missing/b.nii"), &["cannot be written", "missing is no folder; create it or choose another place"]);
+    refused(
+        &folder.path().join("missing/b.nii"),
+        &["cannot be written", "missing is no folder; create it or choose another place"],
+    );
     refused(&folder.path().join("a.nii/b.nii"), &["a.nii is no folder"]);
     refused(&folder.path().join("taken.nii"), &["a folder has that name"]);
-    refused(&folder.path().join("b.mha"), &["a volume is written as .nii or .nii.gz; give the file one of these endings"]);
-    refused(Path::new("/proc/b.nii"), &["/proc takes no files", "check its permissions or choose another place"]);
-    let short = write(&folder.path().join("b.nii"), source.header(), Voxels::U8(&[1; 59]), None, &[]).unwrap_err().to_string();
+    refused(
+        &folder.path().join("b.mha"),
+        &["a volume is written as .nii or .nii.gz; give the file one of these endings"],
+    );
+    refused(
+        Path::new("/proc/b.nii"),
+        &["/proc takes no files", "check its permissions or choose another place"],
+    );
+    let short = write(&folder.path().join("b.nii"), source.header(), Voxels::U8(&[1; 59]), None, &[])
+        .unwrap_err()
+        .to_string();
     assert!(short.contains("59 voxels are not 3 x 4 x 5 times 1 classes"), "{short}");
     let many = vec![0_u8; 60 * 40_000];
-    let classes = write(&folder.path().join("b.nii"), source.header(), Voxels::U8(&many), Some(40_000), &[]).unwrap_err().to_string();
+    let classes = write(&folder.path().join("b.nii"), source.header(), Voxels::U8(&many), Some(40_000), &[])
+        .unwrap_err()
+        .to_string();
     assert!(classes.contains("a file cannot hold 40000 classes: give 1 to 32767"), "{classes}");
     assert_eq!(entries(), before, "something was left behind");
 }
@@ -217,7 +289,11 @@ fn a_failed_write_leaves_the_old_file_alone_and_a_good_one_replaces_it() {
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&path), mode(&save(folder.path(), "b.txt", b"plain")), "as readable as any new file");
+        assert_eq!(
+            mode(&path),
+            mode(&save(folder.path(), "b.txt", b"plain")),
+            "as readable as any new file"
+        );
     }
 }
 
