@@ -73,7 +73,7 @@ fn a_thread_that_dies_is_reported_not_taken_for_the_end() {
 fn the_next_volume_is_opened_while_this_one_is_worked_on_and_a_bad_one_is_only_itself() {
     let folder = tempfile::tempdir().unwrap();
     let good = Made::new(1, false, Datatype::U8).save(folder.path(), "a.nii");
-    let paths = vec![good.clone(), folder.path().join("none.nii"), good];
+    let paths = [good.clone(), folder.path().join("none.nii"), good];
     let opened: Vec<_> = ReadAhead::new(0..3, 0, move |i| Volume::open(&paths[i])).unwrap().collect();
     assert_eq!(
         opened.iter().map(|(i, volume)| (*i, volume.is_ok())).collect::<Vec<_>>(),
