@@ -191,7 +191,10 @@ mod tests {
     fn a_stream_that_brings_less_than_was_claimed_costs_no_more_than_it_brought() {
         let mut stream = &[7_u8; 1000][..];
         // No machine has 2^62 bytes: room for what was claimed would fail differently.
-        let options = ReadOptions { inflate_limit: u64::MAX, ..ReadOptions::default() };
+        let options = ReadOptions {
+            inflate_limit: u64::MAX,
+            ..ReadOptions::default()
+        };
         let error = Storage::of_stream(&mut stream, 1 << 62, 1000, &options).unwrap_err();
         assert!(error.get_ref().is_some_and(|e| e.is::<ShortStream>()));
     }
