@@ -5,6 +5,7 @@
 
 mod sam2;
 mod support;
+mod volume;
 mod weights;
 
 #[path = "ops/resize.rs"]
@@ -13,5 +14,3 @@ mod ops_resize;
 mod ops_resize_nearest;
 #[path = "ops/resize_u8.rs"]
 mod ops_resize_u8;
-#[path = "volume/phantom.rs"]
-mod volume_phantom;

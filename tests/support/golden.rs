@@ -53,6 +53,9 @@ pub fn distance(got: &[f32], want: &[f32]) -> (f64, f64) {
 /// Demands NMSE <= 1e-7 and relative maximum error <= 1e-4.
 pub fn assert_close(name: &str, got: &[f32], want: &[f32]) {
     let (nmse, worst) = distance(got, want);
+    if std::env::var_os("HPC_SEG_TRACE").is_some() {
+        println!("{name}: NMSE {nmse:.1e}, worst {worst:.1e}");
+    }
     let at = got.iter().zip(want).enumerate().max_by(|(_, (a, b)), (_, (c, d))| (*a - *b).abs().total_cmp(&(*c - *d).abs()));
     assert!(nmse <= 1e-7 && worst <= 1e-4, "{name}: NMSE {nmse:.2e} (1e-7), worst {worst:.2e} (1e-4) at {at:?}");
 }
