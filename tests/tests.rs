@@ -5,6 +5,7 @@
 
 mod sam2;
 mod support;
+mod tffs;
 mod volume;
 mod weights;
 

@@ -85,4 +85,9 @@ impl Sam2 {
             .map(|(b, row)| b + row.iter().zip(&sine).map(|(w, s)| w * s).sum::<f32>())
             .collect()
     }
+
+    /// Those positions for distances 0 .. count, [count, M].
+    pub fn pointer_positions(&self, reach: usize, count: usize) -> Vec<f32> {
+        (0..count).flat_map(|distance| self.pointer_position(distance, reach)).collect()
+    }
 }

@@ -1,4 +1,5 @@
 //! What several tests share.
 
+pub mod fast;
 pub mod golden;
 pub mod literal;
