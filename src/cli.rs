@@ -119,7 +119,7 @@ pub struct PseudoLabelArgs {
     /// Threads to work with (default: all this process may use)
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
-    /// Device to work on: auto, cpu or cuda[:N]
+    /// Device to work on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
     pub device: String,
     /// Lanes per step; results do not depend on it (default: as memory allows)

@@ -8,13 +8,14 @@ use checks::Source;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The package's folder; cargo tells it at run time too, so one build can look at another checkout.
+fn root() -> PathBuf {
+    PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_string()))
 }
 
 /// All Rust and CUDA files of the package, sorted by path.
 fn sources() -> Vec<Source> {
-    fn walk(folder: &Path, sources: &mut Vec<Source>) {
+    fn walk(folder: &Path, root: &Path, sources: &mut Vec<Source>) {
         let mut paths: Vec<PathBuf> = fs::read_dir(folder)
             .into_iter()
             .flatten()
@@ -23,19 +24,19 @@ fn sources() -> Vec<Source> {
         paths.sort();
         for path in paths {
             if path.is_dir() {
-                walk(&path, sources);
+                walk(&path, root, sources);
             } else if path
                 .extension()
                 .is_some_and(|ending| ["rs", "cu", "cuh"].iter().any(|known| ending == *known))
             {
-                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
                 sources.push(Source::new(&name, &fs::read_to_string(&path).unwrap()));
             }
         }
     }
     let mut sources = Vec::new();
     for folder in ["src", "tests", "benches", "kernels"] {
-        walk(&root().join(folder), &mut sources);
+        walk(&root().join(folder), &root(), &mut sources);
     }
     assert!(
         sources.iter().any(|source| source.path == "src/lib.rs"),

@@ -37,8 +37,8 @@ const ORDER: &[&str] = &[
 /// Files and functions that may be longer than the rest: path (or `path: line of code that starts the function`), lines, reason.
 pub const LENGTH_EXCEPTIONS: &[(&str, usize, &str)] = &[];
 
-/// Where `unsafe` may stand: SIMD, kernel launches, and the files that map files into memory.
-const UNSAFE_ALLOWED: &[&str] = &["src/cuda/", "src/cpu/", "src/volume/storage", "src/weights/mapping"];
+/// Where `unsafe` may stand: kernel launches, vector code and the ops written over it, and the files that map files into memory.
+const UNSAFE_ALLOWED: &[&str] = &["src/cuda/", "src/cpu/", "src/ops/", "src/volume/storage", "src/weights/mapped"];
 
 /// A file of the package.
 pub struct Source {
@@ -246,26 +246,19 @@ pub fn too_long(sources: &[Source], exceptions: &[(&str, usize, &str)]) -> Vec<S
     complaints
 }
 
-/// `unsafe` outside the files that may have it, and without a SAFETY comment just above it.
+/// `unsafe` outside the files that may have it, and blocks and implementations without a SAFETY comment. (What an `unsafe fn` asks of its
+/// callers is for its documentation, which clippy's `missing_safety_doc` looks after.)
 pub fn misplaced_unsafe(sources: &[Source]) -> Vec<String> {
-    let pattern = regex(r"\bunsafe\b");
+    let pattern = regex(r"\bunsafe\s+(\w+|\{)");
     let mut complaints = Vec::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
         let lines: Vec<&str> = source.text.lines().collect();
-        for found in pattern.find_iter(&source.code) {
-            let line = line_at(&source.code, found.start());
-            let rest = source.code[found.end()..].trim_start();
-            // An `unsafe fn` or `unsafe trait` asks its callers for something, which its documentation says under "# Safety".
-            let declares = rest.starts_with("fn") || rest.starts_with("extern") || rest.starts_with("trait");
-            let wanted = if declares { "# Safety" } else { "SAFETY:" };
-            let above = lines[..line]
-                .iter()
-                .rev()
-                .skip(1)
-                .take_while(|line| is_note(line))
-                .chain([&lines[line - 1]]);
-            if !above.into_iter().any(|line| line.contains(wanted)) {
-                complaints.push(format!("{}:{line}: unsafe without `{wanted}` above it", source.path));
+        let explained = items_explained_as_a_whole(source, &lines);
+        for found in pattern.captures_iter(&source.code) {
+            let line = found.get(0).map_or(1, |whole| line_at(&source.code, whole.start()));
+            let is_explained = has_safety_comment(&lines[..line]) || explained.iter().any(|item| item.contains(&line));
+            if ["{", "impl"].contains(&&found[1]) && !is_explained {
+                complaints.push(format!("{}:{line}: unsafe without a `SAFETY:` comment above it", source.path));
             }
             if source.path.starts_with("src/") && !UNSAFE_ALLOWED.iter().any(|allowed| source.path.starts_with(allowed)) {
                 complaints.push(format!(
@@ -278,10 +271,34 @@ pub fn misplaced_unsafe(sources: &[Source]) -> Vec<String> {
     complaints
 }
 
-/// Comments and attributes, which may stand between a SAFETY comment and its code.
-fn is_note(line: &str) -> bool {
-    let line = line.trim_start();
-    line.starts_with("//") || line.starts_with("#[")
+/// Lines of the items that allow undocumented blocks because a comment shortly above speaks for all of them (`// SAFETY of the bodies: ...`).
+fn items_explained_as_a_whole(source: &Source, lines: &[&str]) -> Vec<std::ops::Range<usize>> {
+    let attributes = source
+        .code
+        .match_indices("#[allow(clippy::undocumented_unsafe_blocks)]")
+        .map(|(at, _)| at);
+    let items = bodies(&source.code, attributes)
+        .into_iter()
+        .map(|(line, length)| line..line + length);
+    items
+        .filter(|item| {
+            lines[item.start.saturating_sub(15)..item.start]
+                .iter()
+                .any(|line| line.contains("SAFETY of"))
+        })
+        .collect()
+}
+
+/// Whether the comment stands on the last of these lines or above it, with nothing between but the beginning of the same statement.
+fn has_safety_comment(lines: &[&str]) -> bool {
+    let ends_statement = |line: &&&str| [";", "{", "}"].iter().any(|end| line.trim_end().ends_with(end));
+    let (last, before) = lines.split_last().map_or(("", lines), |(last, before)| (*last, before));
+    last.contains("SAFETY:")
+        || before
+            .iter()
+            .rev()
+            .take_while(|line| !ends_statement(line))
+            .any(|line| line.contains("SAFETY:"))
 }
 
 /// Links of a Markdown document to files that are not there.

@@ -129,6 +129,12 @@ fn unsafe_without_reason_or_place_is_found() {
         checks::misplaced_unsafe(&source("src/cpu/simd.rs", "let a = 1;\nunsafe { x() }")).len(),
         1
     );
+    let whole = "#[allow(clippy::undocumented_unsafe_blocks)]\nimpl Simd for A {\n    fn a() { unsafe { x() } }\n}\n";
+    assert_eq!(
+        checks::misplaced_unsafe(&source("src/cpu/simd.rs", &format!("// SAFETY of the bodies: x\n{whole}"))),
+        [""; 0]
+    );
+    assert_eq!(checks::misplaced_unsafe(&source("src/cpu/simd.rs", whole)).len(), 1);
     assert!(checks::misplaced_unsafe(&source("src/tffs/lanes.rs", reasoned))[0].contains("does not belong here"));
     assert_eq!(
         checks::misplaced_unsafe(&source("src/tffs/lanes.rs", "// unsafe\n\"unsafe\"")),
