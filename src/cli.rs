@@ -102,7 +102,7 @@ pub struct PseudoLabelArgs {
     pub slice_axis: AxisArg,
     /// Mean probability above which a voxel is foreground
     #[arg(long, value_name = "P", default_value_t = 0.5, help_heading = "Method")]
-    pub threshold: f32,
+    pub threshold: f64,
     /// Keep only the largest component of each class (default: on)
     #[arg(long, overrides_with = "no_largest_component", help_heading = "Method")]
     pub largest_component: bool,

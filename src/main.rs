@@ -3,7 +3,6 @@
 use clap::Parser;
 use hpc_seg::cli::Cli;
 use hpc_seg::cohort::signals::EXIT_STOPPED;
-use hpc_seg::messages::StdoutClosed;
 use hpc_seg::{commands, error, messages, note, panics, stop};
 use std::io::IsTerminal;
 use std::process::exit;
@@ -25,7 +24,6 @@ fn main() {
 fn code_of(result: &anyhow::Result<i32>) -> i32 {
     match result {
         Ok(code) => *code,
-        Err(error) if error.chain().any(|cause| cause.is::<StdoutClosed>()) => 0,
         Err(error) if stop::is_stopped(error) => {
             note!("{error:#}");
             EXIT_STOPPED

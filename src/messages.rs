@@ -1,7 +1,7 @@
 //! The one outlet: stdout is data, stderr is talk. Nothing else in the program prints.
 //!
-//! Talk never fails a run: when stderr is closed, what is said is lost and the work goes on. Data does: when whoever reads stdout has gone
-//! (`hpc-seg info | head -1`), writing gives [`StdoutClosed`], which the program treats as success.
+//! A closed pipe fails nothing: when stderr is closed, talk is lost and the work goes on; when the reader of stdout has gone
+//! (`hpc-seg info | head -1`), the rest of the data is dropped.
 
 use crate::clock;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -87,16 +87,17 @@ pub fn report(error: &anyhow::Error) {
     write_talk(&chain_text(error));
 }
 
-/// Writes text to stdout and flushes it.
+/// Writes text to stdout and flushes it. When whoever read stdout has gone, the text is dropped: they had what they wanted.
 ///
 /// # Errors
-/// [`StdoutClosed`] when the reader has gone; the system's error otherwise.
+/// When stdout cannot be written to for another reason, such as a full disk.
 pub fn data(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(anyhow::Error::new(StdoutClosed)),
-        Err(error) => Err(anyhow::Error::new(error).context("cannot write to standard output")),
-        Ok(()) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write to standard output; free space there, or direct it elsewhere"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -107,18 +108,6 @@ pub fn data(text: &str) -> anyhow::Result<()> {
 pub fn data_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     data(&(serde_json::to_string_pretty(value)? + "\n"))
 }
-
-/// Nobody reads stdout any more.
-#[derive(Debug)]
-pub struct StdoutClosed;
-
-impl fmt::Display for StdoutClosed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("standard output was closed")
-    }
-}
-
-impl std::error::Error for StdoutClosed {}
 
 /// What [`report`] writes.
 fn chain_text(error: &anyhow::Error) -> String {
@@ -210,11 +199,10 @@ impl Progress {
             lines: LineClock::default(),
         };
         if self.shown == Shown::Bar {
-            let bar = lock(&BAR).take().unwrap_or_else(new_bar);
-            bar.reset();
-            bar.set_length(total);
-            bar.set_message(format!("{}: {name}", self.label));
-            *lock(&BAR) = Some(bar);
+            let bar = new_bar(total).with_message(format!("{}: {name}", self.label));
+            if let Some(before) = lock(&BAR).replace(bar) {
+                before.finish_and_clear();
+            }
         }
     }
 
@@ -289,8 +277,8 @@ impl Stages {
     }
 }
 
-fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+fn new_bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {elapsed}, {eta} left");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
 }

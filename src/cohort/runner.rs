@@ -93,7 +93,12 @@ impl Summary {
 
     /// One line for the end of the log.
     pub fn line(&self) -> String {
-        let mut parts = vec![format!("{} done", self.done.len())];
+        let start = if self.stopped {
+            "stopped by a signal, the same command goes on: "
+        } else {
+            ""
+        };
+        let mut parts = vec![format!("{start}{} done", self.done.len())];
         let counts = [
             (self.skipped.len(), "were finished before"),
             (self.failed.len(), "failed (see failed.csv)"),

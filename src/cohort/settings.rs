@@ -44,7 +44,7 @@ pub struct Settings {
     /// The axis of the slices.
     pub slice_axis: SliceAxis,
     /// A voxel is foreground where its class's mean probability exceeds this.
-    pub threshold: f32,
+    pub threshold: f64,
     /// Whether only the largest component of each class is kept.
     pub largest_component: bool,
     /// Holes and islands up to this area (pixels of the network's own mask) are filled in; 0: none.
@@ -202,7 +202,7 @@ mod tests {
             ),
             (
                 Settings {
-                    threshold: f32::NAN,
+                    threshold: f64::NAN,
                     ..settings()
                 },
                 "--threshold",

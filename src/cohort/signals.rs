@@ -1,9 +1,11 @@
 //! Signals of people and schedulers: asked once, the program finishes the step at hand and stops; a second Ctrl-C ends it at once.
 
+use crate::note;
 use crate::stop::Stop;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -23,5 +25,16 @@ pub fn install(stop: &Stop) -> Result<()> {
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         flag::register_usize(signal, stop.cell(), signal as usize).context(installing)?;
     }
-    Ok(())
+    say_when_asked().context(installing)
+}
+
+/// A handler must not print, so a thread waits for the signals as well and says what happens now. It lives as long as the process.
+fn say_when_asked() -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+    let wait = move || {
+        for signal in signals.forever() {
+            note!("signal {signal}: stopping after the step at hand; Ctrl-C ends the program at once");
+        }
+    };
+    std::thread::Builder::new().name("signals".to_string()).spawn(wait).map(drop)
 }

@@ -1,5 +1,6 @@
 //! Which cases exist, what each became: discovery, groups, journal, runner, signals.
 
+mod case_record;
 mod discover;
 mod groups;
 mod journal;
