@@ -9,10 +9,30 @@ pub mod cli;
 
 pub mod cohort;
 
+pub mod tffs;
+
+pub mod sam2;
+
+pub mod volume;
+
+pub mod metrics;
+
+pub mod report;
+
+pub mod weights;
+
+pub mod ops;
+pub mod tensor;
+
+pub mod device;
+
+pub mod cpu;
+
 // Free-standing machinery: nothing here knows about volumes or networks.
 pub mod atomic_file;
 pub mod clock;
 pub mod error;
+pub mod keyed_rng;
 pub mod machine;
 pub mod messages;
 pub mod panics;

@@ -1,0 +1,3 @@
+//! Metrics: how well one label map agrees with another.
+
+pub mod dice;

@@ -1,0 +1,45 @@
+//! `mask_product`: mask logits as the product of each mask's token with the upscaled features: y[n, k, p] = sum over c of x[n, p, c] token[n, k, c].
+//!
+//! Shapes: x [N, H, W, C], tokens [N, masks, C], y [N, masks, H, W]. Source: SAM's mask decoder (hypernetworks).
+
+use super::Cost;
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// Pixels per task.
+const PIXELS: usize = 1024;
+
+/// y = tokens . x for every mask and pixel.
+pub fn mask_product(x: &Tensor, tokens: &Tensor) -> Tensor {
+    let (&[n, height, width, channels], &[items, masks, token_width]) = (x.shape(), tokens.shape()) else {
+        panic!("mask_product: {x:?} by {tokens:?}");
+    };
+    assert!(items == n && token_width == channels, "mask_product: {x:?} by {tokens:?}");
+    let pixels = height * width;
+    let mut y = Tensor::empty(x.device(), &[n, masks, height, width]);
+    let (x, tokens) = (x.values(), tokens.values());
+    y.values_mut().par_chunks_mut(pixels).enumerate().for_each(|(index, out)| {
+        let item = index / masks;
+        let token = &tokens[index * channels..][..channels];
+        out.par_chunks_mut(PIXELS).enumerate().for_each(|(part, out)| {
+            for (i, out) in out.iter_mut().enumerate() {
+                let row = &x[(item * pixels + part * PIXELS + i) * channels..][..channels];
+                // Eight partial sums, so that the compiler may keep them in one vector.
+                let mut sums = [0f32; 8];
+                for (a, b) in row.chunks_exact(8).zip(token.chunks_exact(8)) {
+                    for j in 0..8 {
+                        sums[j] += a[j] * b[j];
+                    }
+                }
+                let rest: f32 = row.chunks_exact(8).remainder().iter().zip(token.chunks_exact(8).remainder()).map(|(a, b)| a * b).sum();
+                *out = sums.iter().sum::<f32>() + rest;
+            }
+        });
+    });
+    y
+}
+
+/// Cost of `pixels` pixels.
+pub fn cost(pixels: usize, masks: usize, c: usize) -> Cost {
+    Cost { flops: 2.0 * (pixels * masks * c) as f64, bytes: 4.0 * (pixels * (c + masks)) as f64 }
+}

@@ -1,0 +1,33 @@
+//! `max_pool`: 2x2 maximum with stride 2 over some columns of a map.
+//!
+//! Shapes: x [N, H, W, C], columns from .. from + n, y [N, H / 2, W / 2, n]; H and W even. Source: Hiera's query pooling.
+
+use super::Cost;
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// y = the maximum over each 2x2 cell of columns `from .. from + n` of x.
+pub fn max_pool(x: &Tensor, from: usize, n: usize) -> Tensor {
+    let &[items, height, width, channels] = x.shape() else {
+        panic!("max_pool: {x:?} is not [N, H, W, C]");
+    };
+    assert!(height % 2 == 0 && width % 2 == 0 && from + n <= channels, "max_pool: columns {from} + {n} of {x:?}");
+    let mut y = Tensor::empty(x.device(), &[items, height / 2, width / 2, n]);
+    let values = x.values();
+    y.values_mut().par_chunks_exact_mut(width / 2 * n).enumerate().for_each(|(row, out)| {
+        let top = row * 2 * width * channels;
+        for (ox, out) in out.chunks_exact_mut(n).enumerate() {
+            let at = |dy: usize, dx: usize| &values[top + (dy * width + 2 * ox + dx) * channels + from..][..n];
+            let (a, b, c, d) = (at(0, 0), at(0, 1), at(1, 0), at(1, 1));
+            for i in 0..n {
+                out[i] = a[i].max(b[i]).max(c[i].max(d[i]));
+            }
+        }
+    });
+    y
+}
+
+/// Cost of `pixels` output pixels of n channels.
+pub fn cost(pixels: usize, n: usize) -> Cost {
+    Cost { flops: 3.0 * (pixels * n) as f64, bytes: 20.0 * (pixels * n) as f64 }
+}

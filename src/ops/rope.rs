@@ -1,0 +1,63 @@
+//! `rope`: axial rotary position, in place: pairs (2i, 2i + 1) of a row at (x, y) turn by x theta^(-4i / D) in the first half of the pairs, by y in the second.
+//!
+//! Shapes: x [items * height * width, ..], columns from .. from + D. Source: SAM 2's RoPEAttention (theta 10000).
+
+use super::Cost;
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// Cosines and sines of a D-wide rotation on a grid.
+pub struct Rope {
+    /// Width of what is turned, D.
+    pub width: usize,
+    /// Grid (height, width).
+    pub grid: (usize, usize),
+    /// [longest side, D / 4].
+    pub cos: Vec<f32>,
+    /// [longest side, D / 4].
+    pub sin: Vec<f32>,
+}
+
+impl Rope {
+    /// Tables for D-wide rows on a grid; D divisible by 4.
+    pub fn new(width: usize, grid: (usize, usize), theta: f64) -> Self {
+        let quarter = width / 4;
+        let side = grid.0.max(grid.1);
+        let (mut cos, mut sin) = (Vec::with_capacity(side * quarter), Vec::with_capacity(side * quarter));
+        for coordinate in 0..side {
+            for i in 0..quarter {
+                // Frequency and angle in f32, as the reference rounds them.
+                let frequency = 1.0 / (theta as f32).powf((4 * i) as f32 / width as f32);
+                let angle = coordinate as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        Self { width, grid, cos, sin }
+    }
+}
+
+/// Turns columns `from .. from + D` of every row by the row's position.
+pub fn rope(x: &mut Tensor, from: usize, rope: &Rope) {
+    let (height, width) = rope.grid;
+    let channels = x.width();
+    assert!(x.rows() % (height * width) == 0 && from + rope.width <= channels, "rope: {x:?} on a {height} x {width} grid");
+    let quarter = rope.width / 4;
+    x.values_mut().par_chunks_exact_mut(channels).with_min_len(64).enumerate().for_each(|(row, values)| {
+        let (y, x) = (row / width % height, row % width);
+        let (first, second) = values[from..from + rope.width].split_at_mut(2 * quarter);
+        for (half, coordinate) in [(first, x), (second, y)] {
+            let (cos, sin) = (&rope.cos[coordinate * quarter..][..quarter], &rope.sin[coordinate * quarter..][..quarter]);
+            for (i, pair) in half.chunks_exact_mut(2).enumerate() {
+                let (a, b) = (pair[0], pair[1]);
+                pair[0] = a * cos[i] - b * sin[i];
+                pair[1] = a * sin[i] + b * cos[i];
+            }
+        }
+    });
+}
+
+/// Cost of M rows of D.
+pub fn cost(m: usize, d: usize) -> Cost {
+    Cost { flops: 3.0 * (m * d) as f64, bytes: 8.0 * (m * d) as f64 }
+}

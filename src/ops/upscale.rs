@@ -1,0 +1,94 @@
+//! `upscale`: transposed convolution 2x2 with stride 2, plus a skip map, then LayerNorm over the channels if any, then GELU.
+//!
+//! Shapes: x [N, H, W, C], weight [C, O, 2, 2] as PyTorch's `nn.ConvTranspose2d`, bias [O], skip [rows of y, or of one item, O], y [N, 2H, 2W, O]. The 2x2 cell under a
+//! pixel is four rows of one product with 4 O columns: no overlap, no scatter-add. Source: SAM's mask decoder `output_upscaling`.
+
+use super::Cost;
+use super::linear::{Epilogue, Input, Linear, linear};
+use super::norm::Norm;
+use crate::cpu::gemm::norm_row;
+use crate::cpu::math;
+use crate::cpu::simd::{self, Kernel, Simd};
+use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+/// Weights of the transposed convolution and the norm that follows.
+pub struct Upscale {
+    linear: Linear,
+    norm: Option<Norm>,
+}
+
+impl Upscale {
+    /// From `weight` [c, o, 2, 2] and `bias` [o].
+    pub fn new(weight: &[f32], c: usize, o: usize, bias: &[f32], norm: Option<Norm>) -> Self {
+        // Row (dy, dx, o) of the product's weights is weight[:, o, dy, dx].
+        let mut rows = vec![0.0; 4 * o * c];
+        for tap in 0..4 {
+            for column in 0..o {
+                for i in 0..c {
+                    rows[(tap * o + column) * c + i] = weight[(i * o + column) * 4 + tap];
+                }
+            }
+        }
+        Self { linear: Linear::new(&rows, 4 * o, c, Some(&bias.repeat(4))), norm }
+    }
+}
+
+/// y = GELU(LayerNorm(upscale(x) + skip)). `skips` holds one map [2H, 2W, O] per item.
+pub fn upscale(x: &Tensor, weights: &Upscale, skips: &[&Tensor]) -> Tensor {
+    let &[n, height, width, _] = x.shape() else {
+        panic!("upscale: {x:?} is not [N, H, W, C]");
+    };
+    let o = weights.linear.n() / 4;
+    assert!(skips.len() == n && skips.iter().all(|s| s.rows() == 4 * height * width && s.width() == o), "upscale: skips do not fit {x:?}");
+    let mut cells = Tensor::empty(x.device(), &[n, height, width, 4 * o]);
+    linear(Input::Plain(x), &weights.linear, Epilogue::NONE, &mut cells);
+    let mut y = Tensor::empty(x.device(), &[n, 2 * height, 2 * width, o]);
+    let cells = cells.values();
+    y.values_mut().par_chunks_exact_mut(2 * width * o).enumerate().for_each(|(row, out)| {
+        let (item, oy) = (row / (2 * height), row % (2 * height));
+        let cells = &cells[(item * height + oy / 2) * width * 4 * o..][..width * 4 * o];
+        let skip = &skips[item].values()[oy * 2 * width * o..][..2 * width * o];
+        simd::run(Row { cells, skip, out, o, dy: oy % 2, norm: weights.norm.as_ref() });
+    });
+    y
+}
+
+struct Row<'a> {
+    cells: &'a [f32],
+    skip: &'a [f32],
+    out: &'a mut [f32],
+    o: usize,
+    dy: usize,
+    norm: Option<&'a Norm>,
+}
+
+impl Kernel for Row<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let o = self.o;
+        for (x, out) in self.out.chunks_exact_mut(o).enumerate() {
+            let cell = &self.cells[x / 2 * 4 * o + (2 * self.dy + x % 2) * o..][..o];
+            let skip = &self.skip[x * o..][..o];
+            for i in 0..o {
+                out[i] = cell[i] + skip[i];
+            }
+        }
+        // SAFETY: at the level of S; offsets inside the row.
+        unsafe {
+            match self.norm {
+                Some(norm) => {
+                    for out in self.out.chunks_exact_mut(o) {
+                        norm_row::<S>(out, &norm.gamma, &norm.beta, norm.eps, true);
+                    }
+                }
+                None => math::gelu_slice::<S>(self.out),
+            }
+        }
+    }
+}
+
+/// Cost of `pixels` input pixels.
+pub fn cost(pixels: usize, c: usize, o: usize) -> Cost {
+    Cost { flops: 8.0 * (pixels * c * o) as f64, bytes: 4.0 * (pixels * (c + 8 * o)) as f64 }
+}

@@ -1,0 +1,3 @@
+//! Reports: what a person looks at afterwards.
+
+pub mod montage;

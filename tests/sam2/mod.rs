@@ -1,0 +1,3 @@
+//! The network against PyTorch, stage by stage.
+
+mod stages;
