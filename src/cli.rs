@@ -201,20 +201,31 @@ pub struct DemoArgs {
 /// The subcommands of `weights`.
 #[derive(Debug, Subcommand)]
 pub enum WeightsCommand {
-    /// List a file's tensors and the network they belong to
+    /// List a file's tensors, their types and shapes
     #[command(after_long_help = "Example:\n  hpc-seg weights inspect MedSAM2_latest.pt")]
-    Inspect(WeightsFileArgs),
-    /// Write a checkpoint's network as safetensors, configuration included
+    Inspect(WeightsInspectArgs),
+    /// Write a checkpoint's tensors as safetensors
     #[command(after_long_help = "Example:\n  hpc-seg weights convert MedSAM2_latest.pt --out medsam2.safetensors")]
     Convert(WeightsConvertArgs),
-    /// Check that a file holds exactly the tensors of its network
+    /// Check a file against the list of known weights, and that its network can be loaded whole
     #[command(after_long_help = "Example:\n  hpc-seg weights verify medsam2.safetensors")]
-    Verify(WeightsFileArgs),
+    Verify(WeightsVerifyArgs),
 }
 
-/// Arguments of `weights inspect` and `weights verify`.
+/// Arguments of `weights inspect`.
 #[derive(Debug, Args)]
-pub struct WeightsFileArgs {
+pub struct WeightsInspectArgs {
+    /// Weights: .pt, .pth or .safetensors
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write the result to standard output as JSON (default: off)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `weights verify`.
+#[derive(Debug, Args)]
+pub struct WeightsVerifyArgs {
     /// Weights: .pt, .pth or .safetensors
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
@@ -232,12 +243,25 @@ pub struct WeightsConvertArgs {
     /// Weights: .pt, .pth or .safetensors
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// JSON configuration of the network (default: from the weights)
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// File to write (default: FILE with the ending .safetensors)
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// What floating-point tensors become
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = PrecisionArg::Keep)]
+    pub precision: PrecisionArg,
+}
+
+/// A floating-point type of converted weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArg {
+    /// As stored
+    Keep,
+    /// 32 bits
+    F32,
+    /// 16 bits, IEEE half precision
+    F16,
+    /// 16 bits with the range of f32
+    Bf16,
 }
 
 /// Arguments of `info`.

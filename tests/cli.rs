@@ -262,3 +262,56 @@ fn a_closed_stderr_does_not_change_the_exit_code() {
     drop(reader);
     assert_eq!(program(&["label"]).stderr(writer).status().unwrap().code(), Some(2));
 }
+
+#[test]
+fn weights_are_inspected_verified_and_converted() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo.safetensors");
+    let inventory: Value = serde_json::from_str(&stdout(&run(&["weights", "inspect", demo, "--json"]))).unwrap();
+    assert!(inventory["tensors"].as_array().unwrap().len() > 100);
+    assert!(stdout(&run(&["weights", "inspect", demo])).contains("maskmem_tpos_enc"));
+
+    let verified = run(&["weights", "verify", demo]);
+    assert_eq!(verified.status.code(), Some(0), "{}", stderr(&verified));
+    assert!(
+        stdout(&verified).contains("the file is what the manifest says"),
+        "{}",
+        stdout(&verified)
+    );
+    assert_eq!(stderr(&verified), "all tensors of the network are there, and no others\n");
+
+    let folder = tempfile::tempdir().unwrap();
+    let converted = folder.path().join("f32.safetensors");
+    let output = run(&[
+        "weights",
+        "convert",
+        demo,
+        "--precision",
+        "f32",
+        "--out",
+        converted.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(run(&["weights", "verify", converted.to_str().unwrap()]).status.code(), Some(0));
+
+    let over_itself = run(&["weights", "convert", demo]);
+    assert_eq!(over_itself.status.code(), Some(2));
+    assert!(
+        stderr(&over_itself).contains("would be written over itself; name another file with --out"),
+        "{}",
+        stderr(&over_itself)
+    );
+}
+
+#[test]
+fn a_file_that_is_not_the_known_one_and_a_missing_one_are_bad_input() {
+    let folder = folder_of(&["demo.safetensors"]);
+    let fake = folder.path().join("demo.safetensors");
+    let output = run(&["weights", "verify", fake.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("is not the file that is known by this name; download it again"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(run(&["weights", "inspect", "gone.pt"]).status.code(), Some(2));
+}

@@ -43,18 +43,20 @@ pub fn read(folder: &Path, channel: usize) -> Result<Folder> {
     if !folder.is_dir() {
         bad_input!("{} is no folder; give a folder of volumes: {LOOKED_FOR}", folder.display());
     }
+    // nnU-Net's labelsTs hold what a test set is compared with: they must never become supports.
     let pairs = [
-        ("imagesTr", "labelsTr", true),
-        ("imagesTs", "labelsTs", true),
-        ("images", "labels", false),
+        ("imagesTr", Some("labelsTr"), true),
+        ("imagesTs", None, true),
+        ("images", Some("labels"), false),
     ];
     let mut all = Folder::default();
     for (images, labels, has_channels) in pairs {
         if folder.join(images).is_dir() {
+            let label_files = labels.map(|labels| folder.join(labels)).filter(|labels| labels.is_dir());
             read_pair(
                 &mut all,
                 &folder.join(images),
-                &folder.join(labels),
+                label_files.as_deref(),
                 has_channels.then_some(channel),
             )?;
         }
@@ -94,13 +96,9 @@ pub fn read(folder: &Path, channel: usize) -> Result<Folder> {
     Ok(all)
 }
 
-fn read_pair(all: &mut Folder, images: &Path, labels: &Path, channel: Option<usize>) -> Result<()> {
+fn read_pair(all: &mut Folder, images: &Path, labels: Option<&Path>, channel: Option<usize>) -> Result<()> {
     all.can_hold_labels = true;
-    let label_files = if labels.is_dir() {
-        volumes_by_stem(labels)?
-    } else {
-        BTreeMap::new()
-    };
+    let label_files = labels.map_or(Ok(BTreeMap::new()), volumes_by_stem)?;
     let used = add_cases(all, images, &label_files, channel)?;
     let without_image = label_files
         .into_iter()

@@ -35,6 +35,7 @@ fn one_nnunet_folder_serves_both_kinds() {
         "imagesTr/c_0000.nii.gz",
         "labelsTr/a.nii.gz",
         "imagesTs/t_0000.nii.gz",
+        "labelsTs/t.nii.gz",
         "dataset.json",
     ]);
     let cohort = found(folder.path(), folder.path());
