@@ -150,7 +150,7 @@ pub enum AxisArg {
 /// Arguments of `phantom`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  hpc-seg phantom --cases 6 --labelled 2 --out phantoms --seed 1\n\n\
-The folder has nnU-Net's layout: the labelled cases have labels in labelsTr; the truth of all others is kept aside, for evaluation.")]
+The folder has nnU-Net's layout: labelled cases in imagesTr and labelsTr, the others in imagesTs; their truth, in labelsTs, is never read as labels.")]
 pub struct PhantomArgs {
     /// Cases to make, the labelled ones included
     #[arg(long, value_name = "N")]

@@ -315,3 +315,68 @@ fn a_file_that_is_not_the_known_one_and_a_missing_one_are_bad_input() {
     );
     assert_eq!(run(&["weights", "inspect", "gone.pt"]).status.code(), Some(2));
 }
+
+#[test]
+fn phantoms_make_a_cohort_that_pseudo_label_understands_and_the_same_one_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let arguments = [
+            "phantom",
+            "--cases",
+            "3",
+            "--labelled",
+            "1",
+            "--size",
+            "3,16,17",
+            "--out",
+            out.to_str().unwrap(),
+        ];
+        run(&[&arguments[..], more].concat())
+    };
+    for name in ["data", "again"] {
+        let output = make(name, &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let files = crate::cohort::files_below(&folder.path().join("data"));
+    assert_eq!(files[..2], ["imagesTr/phantom_000_0000.nii.gz", "imagesTs/phantom_001_0000.nii.gz"]);
+    assert_eq!(files.len(), 6);
+    for file in &files {
+        let read = |name: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
+        assert!(read("data") == read("again"), "{file}");
+    }
+    put(folder.path(), "w.pt", "w");
+    let plan: Value = serde_json::from_str(&stdout(&run_cohort(folder.path(), &["--dry-run", "--json"]))).unwrap();
+    assert_eq!(plan["labelled"], serde_json::json!(["phantom_000"]));
+    assert_eq!(plan["cases"].as_array().unwrap().len(), 2);
+
+    put(folder.path(), "again/imagesTs/patient_0000.nii.gz", "x");
+    for (name, more, expected) in [
+        (
+            "again",
+            &[][..],
+            "holds patient_0000.nii.gz, which is not one of these phantoms; choose an empty folder with --out",
+        ),
+        ("new", &["--labelled", "4"], "cannot be used multiple times"),
+        ("new", &["--seed", "1", "--sequence", "t9"], "possible values: ged4, t1, t2"),
+    ] {
+        let output = make(name, more);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    assert!(stderr(&run(&["phantom", "--cases", "1", "--labelled", "2", "--out", "x"])).contains("no more labelled ones than cases"));
+    assert!(
+        stderr(&run(&[
+            "phantom",
+            "--cases",
+            "1",
+            "--labelled",
+            "1",
+            "--size",
+            "0,4,4",
+            "--out",
+            "x"
+        ]))
+        .contains("cannot be made")
+    );
+}

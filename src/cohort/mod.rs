@@ -12,6 +12,7 @@ pub mod hashes;
 pub mod journal;
 pub mod layouts;
 pub mod output;
+pub mod phantoms;
 pub mod runner;
 pub mod settings;
 pub mod signals;
