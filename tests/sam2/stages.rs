@@ -1,7 +1,7 @@
 //! Every tensor of the SAM 2 goldens. Recipe: `goldens/README.md` of the team's reference folder.
 
 use crate::support::golden::{assert_close, assert_close_bf16, channels_last, formula_network, golden, shared};
-use crate::support::literal::{encode, pass};
+use crate::support::literal::{encode, pass_with};
 use hpc_seg::device::Device;
 use hpc_seg::ops::resize::ResizePlan;
 use hpc_seg::sam2::{Sam2, position};
@@ -92,17 +92,16 @@ fn check_network(model: &str, seed: u64) {
     masks.resize(slices.len(), None);
     device.install(|| {
         check_encoder(&net, &file, &slices[conditioning]);
-        let done = pass(&net, &slices, &masks, false, 0);
-        let (mut worst_score, side) = (f32::MAX, 4 * net.config.grid());
+        let (mut lowest_score, side) = (f32::MAX, 4 * net.config.grid());
         let plan = ResizePlan::bilinear((side, side), (s, s)).unwrap();
-        for (t, trace) in &done {
-            let kind = if *t < conditioning { "cond" } else { "track" };
+        pass_with(&net, &slices, &masks, false, 0, &mut |t, trace| {
+            let kind = if t < conditioning { "cond" } else { "track" };
             let want = |name: &str| file.f32(&format!("{kind}{t}.{name}")).unwrap();
             let tokens = channels_last(&want("maskmem_features"), net.config.mem_dim);
             if let (Some(attended), Some(decoded)) = (&trace.attended, &trace.decoded) {
                 check(&file, &format!("frame{t}.memory_attention.out"), attended);
                 assert_close(&format!("{kind}{t}.score"), &decoded.scores, &want("object_score_logits"));
-                worst_score = worst_score.min(decoded.scores[0]);
+                lowest_score = lowest_score.min(decoded.scores[0]);
             }
             assert_close(&format!("{kind}{t}.low_res_mask"), &trace.low_res, &want("low_res_mask"));
             assert_close(&format!("{kind}{t}.obj_ptr"), &trace.pointer, &want("obj_ptr"));
@@ -110,8 +109,10 @@ fn check_network(model: &str, seed: u64) {
             let mut video = vec![0.0; s * s];
             plan.resize(&trace.low_res, &mut vec![0.0; plan.scratch_len(1)], &mut video).unwrap();
             check(&file, &format!("video_res_logits{t}"), &video);
-        }
-        assert_eq!(seed == 39, worst_score <= 0.0, "seed 39, and it alone, has slices judged empty (lowest score {worst_score})");
+            // Later slices start from the golden's memory: a value that rounded to the other bf16 here must not blur the next stage's comparison.
+            trace.tokens = tokens;
+        });
+        assert_eq!(seed == 39, lowest_score <= 0.0, "seed 39, and it alone, has slices judged empty (lowest score {lowest_score})");
     });
 }
 

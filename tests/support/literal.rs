@@ -28,6 +28,18 @@ pub fn encode(net: &Sam2, slice: &[f32]) -> Features {
 
 /// One pass over `slices` [S, S]; `masks[t]` is a prompt [S, S] or none. Backwards mirrors the sequence; the result is by original position.
 pub fn pass(net: &Sam2, slices: &[Vec<f32>], masks: &[Option<Vec<u8>>], backwards: bool, fill_holes: usize) -> BTreeMap<usize, Trace> {
+    pass_with(net, slices, masks, backwards, fill_holes, &mut |_, _| {})
+}
+
+/// The same; `seen` is shown every slice's position and trace before later slices use it.
+pub fn pass_with(
+    net: &Sam2,
+    slices: &[Vec<f32>],
+    masks: &[Option<Vec<u8>>],
+    backwards: bool,
+    fill_holes: usize,
+    seen: &mut dyn FnMut(usize, &mut Trace),
+) -> BTreeMap<usize, Trace> {
     let n = slices.len();
     let place = |t: usize| if backwards { n - 1 - t } else { t };
     let conditioning: Vec<usize> = (0..n).filter(|&t| masks[place(t)].is_some()).collect();
@@ -36,19 +48,21 @@ pub fn pass(net: &Sam2, slices: &[Vec<f32>], masks: &[Option<Vec<u8>>], backward
         let features = encode(net, &slices[place(t)]);
         let mask = masks[place(t)].as_deref().unwrap();
         let p = net.prompt_with_masks(&[&features], &[mask], fill_holes).unwrap();
-        let trace = Trace {
+        let mut trace = Trace {
             tokens: p.tokens.values().to_vec(),
             pointer: p.pointers[0].clone(),
             low_res: p.low_res[0].clone(),
             attended: None,
             decoded: None,
         };
+        seen(place(t), &mut trace);
         done.insert(t, trace);
     }
     let Some(&first) = conditioning.first() else { return BTreeMap::new() };
     for t in first..n {
         if masks[place(t)].is_none() {
-            let trace = track(net, &encode(net, &slices[place(t)]), t, n, &conditioning, &done);
+            let mut trace = track(net, &encode(net, &slices[place(t)]), t, n, &conditioning, &done);
+            seen(place(t), &mut trace);
             done.insert(t, trace);
         }
     }
