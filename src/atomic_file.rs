@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// How the temporary names begin; what a killed process left behind is found by it ([`remove_leftovers`]).
-pub const TEMPORARY_PREFIX: &str = ".hpc-seg-tmp-";
+pub const TEMPORARY_PREFIX: &str = ".hpc-seg-"; // as in volume/atomic.rs
 
 /// Writes `bytes` to `path`; see [`write_with`].
 ///
