@@ -3,7 +3,10 @@
 // clippy.toml exempts functions marked #[test] only; their helpers are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod cli;
+mod cohort;
 mod sam2;
+mod structure;
 mod support;
 mod tffs;
 mod volume;
