@@ -33,15 +33,3 @@ macro_rules! bad_input {
 pub fn is_input_error(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<InputError>())
 }
-
-/// The work was asked to stop (exit code 75); what was finished is kept, and the same command goes on.
-#[derive(Debug)]
-pub struct Stopped;
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("stopped on a signal; start the same command again to go on")
-    }
-}
-
-impl std::error::Error for Stopped {}

@@ -28,6 +28,8 @@ pub struct CaseRecord {
     pub supports: Vec<SupportOfRecord>,
     /// What was found, class by class.
     pub classes: Vec<ClassOfRecord>,
+    /// Mean binary entropy over the whole volume, in nats.
+    pub mean_uncertainty: f64,
     /// Things the user should look at.
     pub warnings: Vec<String>,
 }
@@ -70,14 +72,16 @@ pub struct SupportOfRecord {
 pub struct ClassOfRecord {
     /// The class's value in the masks.
     pub value: u32,
+    /// Runs that were averaged: insertions of labelled volumes that show the class.
+    pub runs: usize,
     /// Volume in millilitres.
     pub volume_ml: f64,
     /// Connected components (26 neighbours) before the largest was chosen.
     pub components: usize,
     /// Mean binary entropy over the foreground, in nats; none for an empty mask.
     pub mean_uncertainty: Option<f64>,
-    /// Agreement of the runs: mean over the foreground of the mean probability; none for an empty mask.
-    pub agreement: Option<f64>,
+    /// Agreement of the runs: Dice of their masks, pooled over all pairs.
+    pub agreement: f64,
 }
 
 /// Seconds per stage of one case.

@@ -5,11 +5,13 @@
 //! written down about each.
 
 pub mod case_record;
+pub mod demo;
 pub mod discover;
 pub mod failed;
 pub mod groups;
 pub mod hashes;
 pub mod journal;
+pub mod labeller;
 pub mod layouts;
 pub mod output;
 pub mod phantoms;

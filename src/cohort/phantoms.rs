@@ -25,6 +25,8 @@ pub struct Request {
     pub sequence: Sequence,
     /// Voxels along z, y, x; none: sizes vary from case to case.
     pub size: Option<[usize; 3]>,
+    /// The only organ whose label is written; none: all of them.
+    pub organ: Option<u8>,
 }
 
 /// Sizes in turn, as different scanners would give them; each fits the demo network.
@@ -45,7 +47,10 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
     for (index, name) in names.iter().enumerate() {
         stop.check()?;
         let size = request.size.unwrap_or(SIZES[index % SIZES.len()]);
-        let phantom = Phantom::generate(request.seed, name, request.sequence, size)?;
+        let mut phantom = Phantom::generate(request.seed, name, request.sequence, size)?;
+        if let Some(organ) = request.organ {
+            phantom.labels.iter_mut().filter(|label| **label != organ).for_each(|label| *label = 0);
+        }
         let kind = if index < *labelled { "Tr" } else { "Ts" };
         write_case(
             &phantom,

@@ -41,5 +41,6 @@ fn request(args: &PhantomArgs) -> Result<Request> {
         seed: args.seed,
         sequence,
         size,
+        organ: None,
     })
 }

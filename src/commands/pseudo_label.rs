@@ -2,22 +2,27 @@
 
 use super::{require_cpu, thread_count};
 use crate::cli::{AxisArg, PseudoLabelArgs};
-use crate::cohort::discover::{self, Cohort};
+use crate::cohort::discover::{self, Cohort, UnlabelledCase};
 use crate::cohort::groups::{self, Assignment, Grouping};
 use crate::cohort::journal::Journal;
+use crate::cohort::labeller::Labeller;
 use crate::cohort::output::{self, CaseFiles};
-use crate::cohort::runner::{self, CaseOutcome, Conditions, Exit, Task};
+use crate::cohort::runner::{self, Conditions, Exit, Task};
 use crate::cohort::settings::{Settings, SliceAxis, Window};
 use crate::cohort::signals;
 use crate::messages::{self, Progress};
 use crate::stop::Stop;
-use crate::{bad_input, note, sha256, warning};
-use anyhow::{Context, Result, anyhow, bail};
+use crate::{bad_input, note, warning};
+use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
+/// Lanes that step together unless told otherwise: as many as the usual insertions of one labelled volume.
+const LANES: usize = 5;
+
 /// What is particular to one case.
 struct Query {
+    case: UnlabelledCase,
     group: String,
     supports: Vec<usize>, // into Cohort::labelled
     files: CaseFiles,     // relative to the output folder
@@ -48,14 +53,17 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
         plan.tasks.iter().flat_map(|task| &task.outputs),
     )?;
     let mut journal = Journal::open(&args.out)?;
-    let weights_sha256 = sha256::of_file(&args.weights)?;
+    let lanes = args.lanes.unwrap_or(LANES);
+    let mut labeller = Labeller::open(&args.weights, args.config.as_deref(), plan.threads, lanes, plan.settings.clone())?;
+    let weights_sha256 = labeller.weights_sha256().to_owned();
     let conditions = Conditions { weights_sha256, settings };
-    let mut labeller = Labeller::open(&plan)?;
     let work = |task: &Task<Query>, stop: &Stop, progress: &Progress| {
         if task.payload.supports.is_empty() {
             return Err(anyhow!(groups::no_support_message(&task.payload.group, &plan.grouping)));
         }
-        labeller.label(&plan, task, stop, progress)
+        let query = &task.payload;
+        let labelled: Vec<_> = query.supports.iter().map(|&index| &plan.cohort.labelled[index]).collect();
+        labeller.label(&query.case, &query.group, &labelled, (&args.out, &query.files), stop, progress)
     };
     let summary = runner::run(&args.out, &mut journal, &plan.tasks, &conditions, &stop, work)?;
     note!("{}", summary.line());
@@ -63,20 +71,6 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
         messages::data_json(&summary)?;
     }
     Ok(summary.exit())
-}
-
-// PLACEHOLDER: the loaded network, the support cache and the TFFS schedule live here; `label` writes all of `task.payload.files` under
-// `plan.args.out`, names its stages to `progress` and calls `stop.check()` after every step.
-struct Labeller;
-
-impl Labeller {
-    fn open(_plan: &Plan<'_>) -> Result<Self> {
-        bail!("pseudo-label is not built yet")
-    }
-
-    fn label(&mut self, _plan: &Plan<'_>, _task: &Task<Query>, _stop: &Stop, _progress: &Progress) -> Result<CaseOutcome> {
-        bail!("pseudo-label is not built yet")
-    }
 }
 
 /// Typed arguments to validated ones, and the cases they name.
@@ -147,7 +141,7 @@ fn settings(args: &PseudoLabelArgs) -> Result<Settings> {
 
 fn tasks(args: &PseudoLabelArgs, cohort: &Cohort, assignment: Assignment) -> Vec<Task<Query>> {
     let assigned = cohort.unlabelled.iter().zip(assignment.group.into_iter().zip(assignment.supports));
-    let task = |(case, (group, supports)): (&discover::UnlabelledCase, (String, Vec<usize>))| {
+    let task = |(case, (group, supports)): (&UnlabelledCase, (String, Vec<usize>))| {
         let mut inputs = vec![("image".to_string(), case.image.clone())];
         inputs.extend(args.config.iter().map(|config| ("configuration".to_string(), config.clone())));
         for support in supports.iter().map(|&index| &cohort.labelled[index]) {
@@ -159,7 +153,7 @@ fn tasks(args: &PseudoLabelArgs, cohort: &Cohort, assignment: Assignment) -> Vec
             name: case.name.clone(),
             inputs,
             outputs: files.all(),
-            payload: Query { group, supports, files },
+            payload: Query { case: case.clone(), group, supports, files },
         }
     };
     assigned.map(task).collect()

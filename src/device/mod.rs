@@ -49,6 +49,11 @@ impl Device {
         self.0.threads.install(work)
     }
 
+    /// The kind of device, on which the bytes of results depend: `cpu avx512`.
+    pub fn kind(&self) -> String {
+        format!("cpu {}", crate::cpu::simd::level().name())
+    }
+
     /// Worker threads.
     pub fn threads(&self) -> usize {
         self.0.threads.current_num_threads()

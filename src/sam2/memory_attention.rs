@@ -78,6 +78,11 @@ impl MemoryAttention {
         Start { x, q }
     }
 
+    /// Width of the layers' hidden linear map.
+    pub fn hidden(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.expand.n())
+    }
+
     /// Floats of a shared state of layer 1.
     pub fn state_len(&self) -> usize {
         self.layers[0].keys.state_len()

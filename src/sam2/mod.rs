@@ -1,6 +1,7 @@
 //! SAM 2.1 / MedSAM2: the network, frozen. Tensor names and code structure agree with Meta's PyTorch program.
 
 pub mod config;
+mod cost;
 pub mod encoder;
 pub mod hiera;
 mod load;

@@ -7,13 +7,14 @@
 use super::ensemble::{Ensemble, Sums};
 use super::lane::Lane;
 use super::support::{Direction, Support};
-use crate::error::Stopped;
+use crate::messages::Progress;
 use crate::ops::memory_attention::{Memory, Slices};
 use crate::ops::resize::ResizePlan;
+use crate::sam2::Sam2;
 use crate::sam2::encoder::Features;
 use crate::sam2::memory_attention::Start;
 use crate::sam2::mask_decoder::Decoded;
-use crate::sam2::Sam2;
+use crate::stop::Stop;
 use crate::tensor::Tensor;
 use crate::volume::components::{Runs, fill_holes_2d};
 use anyhow::Result;
@@ -23,19 +24,20 @@ use std::time::Instant;
 /// Seconds per stage of the work.
 pub type Seconds = BTreeMap<&'static str, f64>;
 
-/// What a run reports while it works, and asks.
+/// What a run asks and reports while it works.
 pub struct Hooks<'a> {
-    /// Whether to stop: the work ends with [`Stopped`].
-    pub stop: &'a dyn Fn() -> bool,
-    /// Called with (slices done, slices in all), in units of one slice of one lane.
-    pub progress: &'a mut dyn FnMut(usize, usize),
+    /// The wish to stop, looked at before every step.
+    pub stop: &'a Stop,
+    /// Shown slices encoded, then slices labelled (one per slice and lane).
+    pub progress: &'a Progress,
     /// Where seconds are added up.
     pub seconds: Seconds,
 }
 
-impl Hooks<'_> {
-    fn check(&self) -> Result<()> {
-        if (self.stop)() { Err(Stopped.into()) } else { Ok(()) }
+impl<'a> Hooks<'a> {
+    /// Hooks without any seconds yet.
+    pub fn new(stop: &'a Stop, progress: &'a Progress) -> Self {
+        Self { stop, progress, seconds: Seconds::new() }
     }
 
     /// Does `work` and adds its seconds to `stage`.
@@ -66,13 +68,13 @@ impl Query {
     /// Encodes slices [S, S] as they come; `plane` is the volume's own (H, W).
     ///
     /// # Errors
-    /// What the slices fail with; [`Stopped`].
+    /// What the slices fail with; [`Stopped`](crate::stop::Stopped).
     pub fn encode(net: &Sam2, slices: impl Iterator<Item = Result<Vec<f32>>>, plane: (usize, usize), hooks: &mut Hooks<'_>) -> Result<Self> {
         let size = net.config.image_size;
         let mut encoded = Vec::new();
         let mut slices = slices;
         while let Some(slice) = hooks.timed("read", || slices.next()) {
-            hooks.check()?;
+            hooks.stop.check()?;
             let slice = slice?;
             hooks.timed("encode", || {
                 let x = Tensor::from_slice(net.device(), &[1, size, size, 1], &slice);
@@ -82,6 +84,7 @@ impl Query {
                     features,
                 }));
             });
+            hooks.progress.advance(1);
         }
         Ok(Self { slices: encoded, plane })
     }
@@ -120,7 +123,7 @@ struct Run<'a> {
 /// Runs the lanes of one support at the given places and adds their probabilities to `sums`; at most `lanes` of them step together.
 ///
 /// # Errors
-/// [`Stopped`].
+/// [`Stopped`](crate::stop::Stopped).
 pub fn run_support(
     net: &Sam2,
     query: &Query,
@@ -129,7 +132,6 @@ pub fn run_support(
     (lanes, fill_holes): (usize, usize),
     sums: &mut Sums,
     hooks: &mut Hooks<'_>,
-    step_done: &mut dyn FnMut(&mut Hooks<'_>, usize),
 ) -> Result<()> {
     let tokens = support.expanded_tokens();
     let times = vec![net.config.num_maskmem - 1; support.conditioning.len()];
@@ -147,7 +149,7 @@ pub fn run_support(
         let mut slots: Vec<Slot> =
             places.iter().map(|&place| Slot { place, lane: support.lane(Direction::Forward), slice: place }).collect();
         for step in 0..query.len() {
-            hooks.check()?;
+            hooks.stop.check()?;
             for slot in &mut slots {
                 let forward = query.len() - slot.place;
                 match step {
@@ -161,7 +163,7 @@ pub fn run_support(
                 }
             }
             run.step(&mut slots, sums, hooks)?;
-            step_done(hooks, slots.len());
+            hooks.progress.advance(slots.len() as u64);
         }
     }
     Ok(())
@@ -241,7 +243,7 @@ pub struct ClassPlan<'a> {
 /// Runs every class of a query and returns the ensemble.
 ///
 /// # Errors
-/// [`Stopped`]; more runs than the integer sums can hold.
+/// [`Stopped`](crate::stop::Stopped); more runs than the integer sums can hold.
 pub fn run_classes(
     net: &Sam2,
     query: &Query,
@@ -252,14 +254,11 @@ pub fn run_classes(
 ) -> Result<Ensemble> {
     let runs = |plan: &ClassPlan<'_>| plan.supports.iter().map(|(_, places)| places.len()).sum::<usize>();
     let total: usize = plans.iter().map(|plan| runs(plan) * query.len()).sum();
-    let mut done = 0;
+    hooks.progress.stage("labelling", total as u64);
     for plan in plans {
         let mut sums = ensemble.sums(runs(plan))?;
         for (support, places) in &plan.supports {
-            run_support(net, query, support, places, settings, &mut sums, hooks, &mut |hooks, lanes| {
-                done += lanes;
-                (hooks.progress)(done, total);
-            })?;
+            run_support(net, query, support, places, settings, &mut sums, hooks)?;
         }
         hooks.timed("ensemble", || ensemble.take(plan.class, sums));
     }

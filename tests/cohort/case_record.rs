@@ -40,7 +40,8 @@ fn record() -> CaseRecord {
             volume_ml: 812.5,
             components: 3,
             mean_uncertainty: None,
-            agreement: Some(0.93),
+            runs: 10,
+            agreement: 0.93,
         }],
         warnings: vec!["negative voxels without a window: probably CT".into()],
     }

@@ -1,7 +1,9 @@
 //! The product's path from prepared slices to mean probabilities, in the shape of the literal one.
 
 use hpc_seg::device::Device;
+use hpc_seg::messages::Progress;
 use hpc_seg::sam2::{Sam2, memory_bank};
+use hpc_seg::stop::Stop;
 use hpc_seg::tffs::ensemble::{Ensemble, Labelling};
 use hpc_seg::tffs::schedule::{ClassPlan, Hooks, Query, run_classes};
 use hpc_seg::tffs::support::Support;
@@ -15,8 +17,8 @@ pub struct Prepared {
 
 /// Runs every class 1, 2, ... of `labelled` on the query, `lanes` lanes a step.
 pub fn run(net: &Sam2, query: &[Vec<f32>], plane: (usize, usize), labelled: &[Prepared], lanes: usize, fill_holes: usize) -> Labelling {
-    let mut progress = |_: usize, _: usize| {};
-    let mut hooks = Hooks { stop: &|| false, progress: &mut progress, seconds: Default::default() };
+    let (stop, progress) = (Stop::new(), Progress::silent());
+    let mut hooks = Hooks::new(&stop, &progress);
     let encoded = Query::encode(net, query.iter().map(|s| Ok(s.clone())), plane, &mut hooks).unwrap();
     let classes = labelled[0].prompts.len();
     let limit = net.config.max_obj_ptrs_in_encoder;
