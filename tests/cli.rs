@@ -3,6 +3,8 @@
 use crate::cohort::{folder_of, put};
 use clap::CommandFactory;
 use hpc_seg::cli::Cli;
+use hpc_seg::volume::{self, Header, Voxels};
+use hpc_seg::weights::demo_network;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -54,14 +56,16 @@ fn cohort_arguments(folder: &Path) -> Vec<String> {
     arguments
 }
 
+/// Three volumes of two slices, one of them labelled, and the demo network.
 fn made_up_cohort() -> tempfile::TempDir {
-    folder_of(&[
-        "data/images/a.nii",
-        "data/labels/a.nii",
-        "data/images/u.nii",
-        "data/images/v.nii",
-        "w.pt",
-    ])
+    let folder = folder_of(&["data/images/a.nii", "data/labels/a.nii", "data/images/u.nii", "data/images/v.nii"]);
+    let header = Header::new([8, 8, 2], &[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]).unwrap();
+    for name in ["images/a", "labels/a", "images/u", "images/v"] {
+        let path = folder.path().join(format!("data/{name}.nii"));
+        volume::write(&path, &header, Voxels::U8(&[1; 128]), None, &[]).unwrap();
+    }
+    std::fs::write(folder.path().join("w.pt"), demo_network()).unwrap();
+    folder
 }
 
 fn run_cohort(folder: &Path, more: &[&str]) -> Output {
@@ -215,7 +219,8 @@ fn a_dry_run_shows_the_plan_and_creates_nothing() {
     assert_eq!(plan["cases"][0]["labelled"][0], "a");
     assert_eq!(plan["cases"][1]["labelled"].as_array().unwrap().len(), 0);
     let text = stdout(&run_cohort(folder.path(), &["--dry-run", "--groups", table.to_str().unwrap()]));
-    assert!(text.contains("v (group B) from nothing: this case will fail"), "{text}");
+    assert!(text.contains("v (group B) from nothing") && text.contains("this case will fail: its group has no labelled volume"), "{text}");
+    assert!(text.contains("2 slices, 4 lane steps against 2 conditioning slices"), "{text}");
     assert!(!folder.path().join("out").exists());
 }
 
@@ -345,7 +350,7 @@ fn phantoms_make_a_cohort_that_pseudo_label_understands_and_the_same_one_each_ti
         let read = |name: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
         assert!(read("data") == read("again"), "{file}");
     }
-    put(folder.path(), "w.pt", "w");
+    std::fs::write(folder.path().join("w.pt"), demo_network()).unwrap();
     let plan: Value = serde_json::from_str(&stdout(&run_cohort(folder.path(), &["--dry-run", "--json"]))).unwrap();
     assert_eq!(plan["labelled"], serde_json::json!(["phantom_000"]));
     assert_eq!(plan["cases"].as_array().unwrap().len(), 2);

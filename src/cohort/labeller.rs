@@ -97,6 +97,39 @@ impl Labeller {
         Ok(Self { net, weights, settings, lanes, supports: HashMap::new(), labelled: HashMap::new() })
     }
 
+    /// The network.
+    pub fn network(&self) -> &Sam2 {
+        &self.net
+    }
+
+    /// Lanes that step together.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// [slices, rows, columns] of a query.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub fn query_dims(&self, case: &UnlabelledCase) -> Result<[usize; 3]> {
+        Ok(self.query_axes()?.permute(self.open_volume(&case.image)?.dims()))
+    }
+
+    /// Insertions of each labelled volume into one of `slices` slices.
+    pub fn runs_per_support(&self, slices: usize) -> usize {
+        self.settings.insert_at.as_ref().map_or(self.settings.insertions.min(slices), Vec::len)
+    }
+
+    /// Slices with each of the case's classes.
+    ///
+    /// # Errors
+    /// Files that are unusable or do not fit each other.
+    pub fn labelled_slices(&mut self, case: &LabelledCase) -> Result<Vec<usize>> {
+        let checked = self.checked(case)?;
+        let labels = Labels { volume: Arc::clone(&checked.labels), axes: self.query_axes()? };
+        labels.slices_per_class(&checked.classes)
+    }
+
     /// SHA-256 of the weights.
     pub fn weights_sha256(&self) -> &str {
         &self.weights.sha256

@@ -1,8 +1,10 @@
 //! `hpc-seg pseudo-label`: TFFS for a cohort.
 
+mod dry_run;
+
 use super::{require_cpu, thread_count};
 use crate::cli::{AxisArg, PseudoLabelArgs};
-use crate::cohort::discover::{self, Cohort, UnlabelledCase};
+use crate::cohort::discover::{self, Cohort, LabelledCase, UnlabelledCase};
 use crate::cohort::groups::{self, Assignment, Grouping};
 use crate::cohort::journal::Journal;
 use crate::cohort::labeller::Labeller;
@@ -13,9 +15,7 @@ use crate::cohort::signals;
 use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::{bad_input, note, warning};
-use anyhow::{Context, Result, anyhow};
-use serde::Serialize;
-use std::path::{Path, PathBuf};
+use anyhow::{Result, anyhow};
 
 /// Lanes that step together unless told otherwise: as many as the usual insertions of one labelled volume.
 const LANES: usize = 5;
@@ -38,12 +38,25 @@ struct Plan<'a> {
     tasks: Vec<Task<Query>>,
 }
 
+impl Plan<'_> {
+    /// Loads the network.
+    fn labeller(&self) -> Result<Labeller> {
+        let lanes = self.args.lanes.unwrap_or(LANES);
+        Labeller::open(&self.args.weights, self.args.config.as_deref(), self.threads, lanes, self.settings.clone())
+    }
+
+    /// The labelled volumes of a case.
+    fn supports(&self, query: &Query) -> Vec<&LabelledCase> {
+        query.supports.iter().map(|&index| &self.cohort.labelled[index]).collect()
+    }
+}
+
 pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
     let stop = Stop::new();
     signals::install(&stop)?;
     let plan = plan(args)?;
     if args.dry_run {
-        show(&plan)?;
+        dry_run::show(&plan)?;
         return Ok(Exit::Done);
     }
     let settings = serde_json::to_value(&plan.settings)?;
@@ -53,8 +66,7 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
         plan.tasks.iter().flat_map(|task| &task.outputs),
     )?;
     let mut journal = Journal::open(&args.out)?;
-    let lanes = args.lanes.unwrap_or(LANES);
-    let mut labeller = Labeller::open(&args.weights, args.config.as_deref(), plan.threads, lanes, plan.settings.clone())?;
+    let mut labeller = plan.labeller()?;
     let weights_sha256 = labeller.weights_sha256().to_owned();
     let conditions = Conditions { weights_sha256, settings };
     let work = |task: &Task<Query>, stop: &Stop, progress: &Progress| {
@@ -62,7 +74,7 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
             return Err(anyhow!(groups::no_support_message(&task.payload.group, &plan.grouping)));
         }
         let query = &task.payload;
-        let labelled: Vec<_> = query.supports.iter().map(|&index| &plan.cohort.labelled[index]).collect();
+        let labelled = plan.supports(query);
         labeller.label(&query.case, &query.group, &labelled, (&args.out, &query.files), stop, progress)
     };
     let summary = runner::run(&args.out, &mut journal, &plan.tasks, &conditions, &stop, work)?;
@@ -157,61 +169,4 @@ fn tasks(args: &PseudoLabelArgs, cohort: &Cohort, assignment: Assignment) -> Vec
         }
     };
     assigned.map(task).collect()
-}
-
-/// What `--dry-run` writes.
-#[derive(Serialize)]
-struct Shown<'a> {
-    out: &'a Path,
-    threads: usize,
-    settings: &'a Settings,
-    labelled: Vec<&'a str>,
-    cases: Vec<ShownCase<'a>>,
-}
-
-#[derive(Serialize)]
-struct ShownCase<'a> {
-    case: &'a str,
-    image: &'a PathBuf,
-    group: &'a str,
-    labelled: Vec<&'a str>,
-    mask: PathBuf,
-}
-
-// PLACEHOLDER: memory and time belong here as soon as the schedule can tell them.
-fn show(plan: &Plan<'_>) -> Result<()> {
-    let name = |index: &usize| plan.cohort.labelled[*index].name.as_str();
-    let cases = plan.tasks.iter().map(|task| ShownCase {
-        case: &task.name,
-        image: &task.inputs[0].1,
-        group: &task.payload.group,
-        labelled: task.payload.supports.iter().map(name).collect(),
-        mask: plan.args.out.join(&task.payload.files.mask),
-    });
-    let labelled = plan.cohort.labelled.iter().map(|case| case.name.as_str()).collect();
-    let shown = Shown {
-        out: &plan.args.out,
-        threads: plan.threads,
-        settings: &plan.settings,
-        labelled,
-        cases: cases.collect(),
-    };
-    if plan.args.json {
-        return messages::data_json(&shown);
-    }
-    let mut text = format!(
-        "{} cases to label from {} labelled volumes, with {} threads\n",
-        shown.cases.len(),
-        shown.labelled.len(),
-        shown.threads
-    );
-    for case in &shown.cases {
-        let supports = if case.labelled.is_empty() {
-            "nothing: this case will fail".to_string()
-        } else {
-            case.labelled.join(" ")
-        };
-        text += &format!("{} (group {}) from {supports} -> {}\n", case.case, case.group, case.mask.display());
-    }
-    messages::data(&text).context("the plan could not be shown")
 }

@@ -47,11 +47,12 @@ impl Sam2 {
         4 * (7 * p * self.config.d_model + self.memory_attention.state_len())
     }
 
-    /// Bytes of working memory while `lanes` lanes step, or a slice is encoded.
+    /// Bytes of working memory while `lanes` lanes step and a slice is encoded: buffers of both are kept for the next time. The encoder's largest are the first two
+    /// blocks' (26 times the first map, counted from their shapes).
     pub fn working_bytes(&self, lanes: usize) -> usize {
         let (p, d) = (self.config.grid().pow(2), self.config.d_model);
         let step = lanes * (p * (6 * d + self.memory_attention.hidden()) + 40 * p * d / 8 + self.config.image_size.pow(2) * 3);
-        let encode = 16 * p * self.config.embed_dim * 9;
-        4 * step.max(encode)
+        let encode = 16 * p * self.config.embed_dim * 26;
+        4 * (step + encode)
     }
 }

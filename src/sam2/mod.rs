@@ -44,6 +44,7 @@ pub struct Sam2 {
     pointer_position: (Vec<f32>, Vec<f32>),
     /// Low-resolution logits to S x S.
     mask_to_memory: ResizePlan,
+    parameters: usize,
     device: Device,
 }
 
@@ -66,10 +67,16 @@ impl Sam2 {
             pointer_position: (at.tensor("obj_ptr_tpos_proj.weight", &[m, d]), at.tensor("obj_ptr_tpos_proj.bias", &[m])),
             mask_to_memory: ResizePlan::bilinear((4 * config.grid(), 4 * config.grid()), (config.image_size, config.image_size))?,
             config,
+            parameters: checkpoint.names().filter_map(|name| checkpoint.shape(name)).map(|shape| shape.iter().product::<usize>()).sum(),
             device: device.clone(),
         };
         at.finish()?;
         Ok(network)
+    }
+
+    /// Parameters of its checkpoint.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// The device it lives on.

@@ -86,6 +86,22 @@ impl Labels {
         Ok((1..=255u8).filter(|&class| seen[usize::from(class)]).collect())
     }
 
+    /// Slices that show each of `classes`.
+    ///
+    /// # Errors
+    /// As [`classes`](Self::classes).
+    pub fn slices_per_class(&self, classes: &[u8]) -> Result<Vec<usize>> {
+        let [n, h, w] = self.axes.permute(self.volume.dims());
+        let (mut counts, mut slice) = (vec![0; classes.len()], vec![0u16; h * w]);
+        for z in 0..n {
+            self.volume.label_slice_into(&self.axes, z, &mut slice)?;
+            for (count, &class) in counts.iter_mut().zip(classes) {
+                *count += usize::from(slice.contains(&u16::from(class)));
+            }
+        }
+        Ok(counts)
+    }
+
     /// Prompts of one class for queries of `plane` and a network of `size`: for each slice, the mask at S x S if the slice counts as labelled.
     ///
     /// # Errors
