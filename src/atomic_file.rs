@@ -1,12 +1,13 @@
 //! A file that is there whole or not at all: written under a temporary name in the same folder, flushed to disk, then renamed.
 
+use crate::bad_input;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// How the temporary names begin; what a killed process left behind is found by it ([`remove_leftovers`]).
-pub const TEMPORARY_PREFIX: &str = ".hpc-seg-"; // as in volume/atomic.rs
+pub const TEMPORARY_PREFIX: &str = ".hpc-seg-";
 
 /// Writes `bytes` to `path`; see [`write_with`].
 ///
@@ -19,17 +20,34 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Lets `fill` write the content of `path`, which afterwards holds either all of it or what it held before; on an error nothing stays behind.
 ///
 /// # Errors
-/// What `fill` returns, and when the folder cannot be written to or the disk is full; the message names the file.
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>) -> Result<()> {
-    let writing = || format!("cannot write {}", path.display());
+/// A folder that is missing or takes no files (the user's to mend); a full disk; what `fill` returns. The message names the file.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
+    let shown = path.display();
     let folder = folder_of(path);
-    let mut temporary = temporary_in(folder).with_context(writing)?;
-    let mut buffer = BufWriter::with_capacity(1 << 18, temporary.as_file_mut());
-    fill(&mut buffer).with_context(writing)?;
-    buffer.flush().with_context(writing)?;
+    if !folder.is_dir() {
+        bad_input!(
+            "{shown}: cannot be written, {} is no folder; create it or choose another place",
+            folder.display()
+        );
+    }
+    if path.is_dir() {
+        bad_input!("{shown}: cannot be written, a folder has that name; remove it or choose another place");
+    }
+    let disk = || format!("{shown}: could not be written");
+    let temporary = match temporary_in(folder) {
+        Ok(file) => file,
+        // A full disk is told by its kind, which must stay visible.
+        Err(error) if is_full(&error) => return Err(error).with_context(disk),
+        Err(error) => bad_input!(
+            "{shown}: cannot be written, {} takes no files ({error}); check its permissions or choose another place",
+            folder.display()
+        ),
+    };
+    let mut buffer = BufWriter::with_capacity(1 << 18, temporary.as_file());
+    fill(&mut buffer).and_then(|()| Ok(buffer.flush()?)).with_context(disk)?;
     drop(buffer);
-    temporary.as_file().sync_all().with_context(writing)?;
-    temporary.persist(path).map_err(|failure| failure.error).with_context(writing)?;
+    temporary.as_file().sync_all().with_context(disk)?;
+    temporary.persist(path).map_err(|failure| failure.error).with_context(disk)?;
     // The rename itself reaches the disk with the folder. Some network file systems refuse to open folders; the data is safe there anyway.
     if let Ok(handle) = File::open(folder) {
         let _ = handle.sync_all();
@@ -59,10 +77,11 @@ pub fn remove_leftovers(folder: &Path) -> usize {
 
 /// Whether `error` comes from a full disk or an exhausted quota, which the next file would meet as well.
 pub fn is_disk_full(error: &anyhow::Error) -> bool {
-    let kinds = error.chain().filter_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
-    kinds
-        .into_iter()
-        .any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_full)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -104,7 +123,10 @@ mod tests {
             anyhow::bail!("the network vanished")
         })
         .unwrap_err();
-        assert!(format!("{error:#}").contains("mask.nii.gz: the network vanished"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("mask.nii.gz: could not be written: the network vanished"),
+            "{error:#}"
+        );
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["mask.nii.gz"]);
     }

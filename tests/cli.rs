@@ -219,7 +219,10 @@ fn a_dry_run_shows_the_plan_and_creates_nothing() {
     assert_eq!(plan["cases"][0]["labelled"][0], "a");
     assert_eq!(plan["cases"][1]["labelled"].as_array().unwrap().len(), 0);
     let text = stdout(&run_cohort(folder.path(), &["--dry-run", "--groups", table.to_str().unwrap()]));
-    assert!(text.contains("v (group B) from nothing") && text.contains("this case will fail: its group has no labelled volume"), "{text}");
+    assert!(
+        text.contains("v (group B) from nothing") && text.contains("this case will fail: its group has no labelled volume"),
+        "{text}"
+    );
     assert!(text.contains("2 slices, 4 lane steps against 2 conditioning slices"), "{text}");
     assert!(!folder.path().join("out").exists());
 }

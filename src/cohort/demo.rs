@@ -62,7 +62,13 @@ impl Demo {
         let cases = phantoms::write(&request, stop, &Progress::new("phantoms"))?;
         let weights = out.join("demo.safetensors");
         atomic_file::write_bytes(&weights, demo_network())?;
-        Ok(Self { phantoms, weights, labels: out.join("labels"), picture: out.join("demo.png"), cases })
+        Ok(Self {
+            phantoms,
+            weights,
+            labels: out.join("labels"),
+            picture: out.join("demo.png"),
+            cases,
+        })
     }
 
     /// Compares every pseudo-label with the truth, and draws the first one: solid outline pseudo-label, dashed the truth.
@@ -76,12 +82,25 @@ impl Demo {
             let file = format!("{case}.nii.gz");
             let made = labels(&self.labels.join(&file), &axes)?;
             let truth = labels(&self.phantoms.join("labelsTs").join(&file), &axes)?;
-            scores.push(Score { case: case.clone(), dice: dice(&made, &truth, LIVER)? });
+            scores.push(Score {
+                case: case.clone(),
+                dice: dice(&made, &truth, LIVER)?,
+            });
             if index == 0 {
                 let image = Volume::open(&self.phantoms.join(format!("imagesTs/{case}_0000.nii.gz")))?;
-                let extras = Extras { reference: Some(&truth), ..Extras::default() };
+                let extras = Extras {
+                    reference: Some(&truth),
+                    ..Extras::default()
+                };
                 let mut read = |z: usize, out: &mut [f32]| image.slice_into(&axes, z, out);
-                montage(&mut read, &made, axes.permute(image.dims()), axes.permute(image.geometry().spacing), extras, &self.picture)?;
+                montage(
+                    &mut read,
+                    &made,
+                    axes.permute(image.dims()),
+                    axes.permute(image.geometry().spacing),
+                    extras,
+                    &self.picture,
+                )?;
             }
         }
         Ok(scores)
@@ -89,5 +108,9 @@ impl Demo {
 }
 
 fn labels(path: &Path, axes: &AxisMap) -> Result<Vec<u8>> {
-    Ok(Volume::open(path)?.labels(axes)?.into_iter().map(|label| label.min(255) as u8).collect())
+    Ok(Volume::open(path)?
+        .labels(axes)?
+        .into_iter()
+        .map(|label| label.min(255) as u8)
+        .collect())
 }

@@ -106,7 +106,14 @@ impl Labeller {
             support_slices,
             seconds,
             support_seconds: support_slices as f64 * encode * 1.1 / (rate * SHARE),
-            bytes: Bytes { network, query, supports, maps, working, total: network + query + supports + maps + working },
+            bytes: Bytes {
+                network,
+                query,
+                supports,
+                maps,
+                working,
+                total: network + query + supports + maps + working,
+            },
         })
     }
 }

@@ -60,7 +60,7 @@ impl FileHashes {
         let sha256 = if let [digest] = &digests[..] {
             digest.clone()
         } else {
-            sha256::of_bytes(digests.concat().as_bytes())
+            sha256::of_bytes(&[digests.concat().as_bytes()])
         };
         let file = HashedFile {
             path: path.to_path_buf(),
@@ -84,14 +84,14 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let mut hashes = FileHashes::default();
         let first = hashes.of(&path).unwrap();
-        assert_eq!(first.sha256, sha256::of_bytes(b"one"));
+        assert_eq!(first.sha256, sha256::of_bytes(&[b"one"]));
         hashes.remember(&HashedFile {
             sha256: "remembered".into(),
             ..first.clone()
         });
         assert_eq!(hashes.of(&path).unwrap().sha256, "remembered");
         fs::write(&path, "three").unwrap();
-        assert_eq!(hashes.of(&path).unwrap().sha256, sha256::of_bytes(b"three"));
+        assert_eq!(hashes.of(&path).unwrap().sha256, sha256::of_bytes(&[b"three"]));
     }
 
     #[test]

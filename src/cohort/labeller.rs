@@ -18,7 +18,7 @@ use crate::tffs::source::{Image, Labelled, Labels};
 use crate::tffs::support::Support;
 use crate::volume::{self, AxisMap, ReadAhead, Volume, Voxels};
 use crate::weights::Checkpoint;
-use crate::{bad_input, clock, sha256};
+use crate::{bad_input, clock};
 use anyhow::{Context, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -76,25 +76,20 @@ impl Labeller {
     /// Weights or a configuration that do not make a SAM 2.1 network.
     pub fn open(weights: &Path, config: Option<&Path>, threads: usize, lanes: usize, settings: Settings) -> Result<Self> {
         let checkpoint = Checkpoint::open(weights)?;
-        let file = FileOfRecord { file: file_name(weights), sha256: checkpoint.sha256()? };
-        Self::from_checkpoint(&checkpoint, file, config, threads, lanes, settings)
-    }
-
-    /// The same from an open checkpoint, whose name and hash are `weights`.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn from_checkpoint(
-        checkpoint: &Checkpoint,
-        weights: FileOfRecord,
-        config: Option<&Path>,
-        threads: usize,
-        lanes: usize,
-        settings: Settings,
-    ) -> Result<Self> {
+        let weights = FileOfRecord {
+            file: file_name(weights),
+            sha256: checkpoint.sha256()?,
+        };
         let device = Device::cpu(threads)?;
-        let net = Sam2::load(checkpoint, Config::of(checkpoint, config)?, &device)?;
-        Ok(Self { net, weights, settings, lanes, supports: HashMap::new(), labelled: HashMap::new() })
+        let net = Sam2::load(&checkpoint, Config::of(&checkpoint, config)?, &device)?;
+        Ok(Self {
+            net,
+            weights,
+            settings,
+            lanes,
+            supports: HashMap::new(),
+            labelled: HashMap::new(),
+        })
     }
 
     /// The network.
@@ -117,7 +112,10 @@ impl Labeller {
 
     /// Insertions of each labelled volume into one of `slices` slices.
     pub fn runs_per_support(&self, slices: usize) -> usize {
-        self.settings.insert_at.as_ref().map_or(self.settings.insertions.min(slices), Vec::len)
+        self.settings
+            .insert_at
+            .as_ref()
+            .map_or(self.settings.insertions.min(slices), Vec::len)
     }
 
     /// Slices with each of the case's classes.
@@ -126,7 +124,10 @@ impl Labeller {
     /// Files that are unusable or do not fit each other.
     pub fn labelled_slices(&mut self, case: &LabelledCase) -> Result<Vec<usize>> {
         let checked = self.checked(case)?;
-        let labels = Labels { volume: Arc::clone(&checked.labels), axes: self.query_axes()? };
+        let labels = Labels {
+            volume: Arc::clone(&checked.labels),
+            axes: self.query_axes()?,
+        };
         labels.slices_per_class(&checked.classes)
     }
 
@@ -164,22 +165,37 @@ impl Labeller {
             let seconds: Vec<(String, f64)> = hooks.seconds.iter().map(|(name, s)| ((*name).to_owned(), *s)).collect();
             let timings = Timings::new(&case.name, clock::now(), device.threads(), &seconds);
             case_record::write(&out.join(&files.timings), &timings)?;
-            Ok(CaseOutcome { line: outcome_line(&record), warnings: opened.warnings })
+            Ok(CaseOutcome {
+                line: outcome_line(&record),
+                warnings: opened.warnings,
+            })
         })
     }
 
     fn open_query(&self, case: &UnlabelledCase) -> Result<Opened> {
         let volume = self.open_volume(&case.image)?;
-        let file = FileOfRecord { file: file_name(&case.image), sha256: volume.sha256()? };
+        let file = FileOfRecord {
+            file: file_name(&case.image),
+            sha256: volume.sha256()?,
+        };
         let image = Image::new(volume, self.query_axes()?, self.window())?;
-        let warnings = image.intensity.warning().map(|text| format!("{}: {text}", case.image.display())).into_iter().collect();
+        let warnings = image
+            .intensity
+            .warning()
+            .map(|text| format!("{}: {text}", case.image.display()))
+            .into_iter()
+            .collect();
         Ok(Opened { image, file, warnings })
     }
 
     /// The file, or its channel if it has several.
     fn open_volume(&self, path: &Path) -> Result<Arc<Volume>> {
         let volume = Volume::open(path)?;
-        Ok(Arc::new(if volume.channels() > 1 { Volume::open_channel(path, self.settings.channel)? } else { volume }))
+        Ok(Arc::new(if volume.channels() > 1 {
+            Volume::open_channel(path, self.settings.channel)?
+        } else {
+            volume
+        }))
     }
 
     fn query_axes(&self) -> Result<AxisMap> {
@@ -191,7 +207,10 @@ impl Labeller {
     }
 
     fn window(&self) -> Option<intensity::Window> {
-        self.settings.window.map(|w| intensity::Window { level: w.level, width: w.width })
+        self.settings.window.map(|w| intensity::Window {
+            level: w.level,
+            width: w.width,
+        })
     }
 
     /// Opens and checks a labelled case, once.
@@ -201,7 +220,11 @@ impl Labeller {
         }
         let (image, labels) = (self.open_volume(&case.image)?, Arc::new(Volume::open(&case.labels)?));
         if labels.channels() > 1 {
-            bad_input!("{}: a label map has one channel, this file has {}", case.labels.display(), labels.channels());
+            bad_input!(
+                "{}: a label map has one channel, this file has {}",
+                case.labels.display(),
+                labels.channels()
+            );
         }
         if image.dims() != labels.dims() {
             bad_input!(
@@ -219,10 +242,20 @@ impl Labeller {
                 case.image.display()
             );
         }
-        let classes = Labels { volume: Arc::clone(&labels), axes: AxisMap::default() }.classes()?;
+        let classes = Labels {
+            volume: Arc::clone(&labels),
+            axes: AxisMap::default(),
+        }
+        .classes()?;
         let checked = Arc::new(Checked {
-            image_file: FileOfRecord { file: file_name(&case.image), sha256: image.sha256()? },
-            labels_file: FileOfRecord { file: file_name(&case.labels), sha256: labels.sha256()? },
+            image_file: FileOfRecord {
+                file: file_name(&case.image),
+                sha256: image.sha256()?,
+            },
+            labels_file: FileOfRecord {
+                file: file_name(&case.labels),
+                sha256: labels.sha256()?,
+            },
             image,
             labels,
             classes,
@@ -240,14 +273,24 @@ impl Labeller {
         classes.dedup();
         if classes.is_empty() {
             let names: Vec<String> = labelled.iter().map(|c| c.labels.display().to_string()).collect();
-            bad_input!("no labelled volume shows any class: every mask is empty ({}); check the label files", names.join(", "));
+            bad_input!(
+                "no labelled volume shows any class: every mask is empty ({}); check the label files",
+                names.join(", ")
+            );
         }
         let settings = &self.settings;
         if let Some(place) = settings.insert_at.iter().flatten().find(|&&place| place >= slices) {
-            bad_input!("--insert-at {place}: {} has {slices} slices; places run from 0 to {}", case.image.display(), slices - 1);
+            bad_input!(
+                "--insert-at {place}: {} has {slices} slices; places run from 0 to {}",
+                case.image.display(),
+                slices - 1
+            );
         }
         if settings.insert_at.is_none() && settings.insertions > slices {
-            warnings.push(format!("{} has {slices} slices: all of them serve as insertion places, fewer than --insertions {}", case.name, settings.insertions));
+            warnings.push(format!(
+                "{} has {slices} slices: all of them serve as insertion places, fewer than --insertions {}",
+                case.name, settings.insertions
+            ));
         }
         let mut uses = Vec::new();
         for (support, checked) in labelled.iter().zip(&checked) {
@@ -262,7 +305,10 @@ impl Labeller {
                 format!("{from} to {to}")
             });
             if let Some(change) = &reoriented {
-                warnings.push(format!("{} was permuted to the orientation of {} ({change}); --no-reorient switches that off", support.name, case.name));
+                warnings.push(format!(
+                    "{} was permuted to the orientation of {} ({change}); --no-reorient switches that off",
+                    support.name, case.name
+                ));
             }
             uses.push(Use {
                 case: support.name.clone(),
@@ -319,17 +365,36 @@ impl Labeller {
                 let axes = self.view(&opened.image, &checked)?;
                 let built = hooks.timed("supports", || {
                     let image = Image::new(Arc::clone(&checked.image), axes, self.window())?;
-                    let labels = Labels { volume: Arc::clone(&checked.labels), axes };
-                    let labelled = Labelled { case: case.name.clone(), image, labels };
-                    Support::build(&self.net, &labelled, classes, used.key.plane, used.key.reach, self.settings.fill_holes)
+                    let labels = Labels {
+                        volume: Arc::clone(&checked.labels),
+                        axes,
+                    };
+                    let labelled = Labelled {
+                        case: case.name.clone(),
+                        image,
+                        labels,
+                    };
+                    Support::build(
+                        &self.net,
+                        &labelled,
+                        classes,
+                        used.key.plane,
+                        used.key.reach,
+                        self.settings.fill_holes,
+                    )
                 })?;
                 self.supports.insert(used.key.clone(), built);
             }
             hooks.progress.advance(1);
         }
         let plan = |(index, &class): (usize, &u8)| {
-            let supports = uses.iter().filter_map(|used| Some((self.supports.get(&used.key)?.get(index)?.as_ref()?, &used.places[..])));
-            ClassPlan { class, supports: supports.collect() }
+            let supports = uses
+                .iter()
+                .filter_map(|used| Some((self.supports.get(&used.key)?.get(index)?.as_ref()?, &used.places[..])));
+            ClassPlan {
+                class,
+                supports: supports.collect(),
+            }
         };
         let plans: Vec<ClassPlan<'_>> = classes.iter().enumerate().map(plan).collect();
         let ensemble = Ensemble::new(opened.image.dims(), self.settings.threshold as f32, keep_probabilities);
@@ -359,7 +424,10 @@ impl Labeller {
             group: group.to_owned(),
             settings: self.settings.clone(),
             settings_sha256: hash_of(&self.settings)?,
-            versions: Versions { hpc_seg: env!("CARGO_PKG_VERSION").to_owned(), device: self.net.device().kind() },
+            versions: Versions {
+                hpc_seg: env!("CARGO_PKG_VERSION").to_owned(),
+                device: self.net.device().kind(),
+            },
             image: opened.file.clone(),
             weights: self.weights.clone(),
             supports: supports.collect(),
@@ -387,7 +455,14 @@ impl Labeller {
             image.intensity.apply(slice);
             Ok(())
         };
-        montage(&mut read, &labelling.labels, image.dims(), spacing, Extras::default(), &out.join(&files.picture))?;
+        montage(
+            &mut read,
+            &labelling.labels,
+            image.dims(),
+            spacing,
+            Extras::default(),
+            &out.join(&files.picture),
+        )?;
         case_record::write(&out.join(&files.record), record)?;
         let mask = axes.to_stored(&labelling.labels, dims)?;
         volume::write(&out.join(&files.mask), header, Voxels::U8(&mask), None, &[]).context("the mask could not be written")
@@ -395,7 +470,8 @@ impl Labeller {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    path.file_name()
+        .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// `class 1: 812 ml, class 2: empty`.
@@ -405,9 +481,4 @@ fn outcome_line(record: &CaseRecord) -> String {
         false => format!("class {}: empty", c.value),
     });
     words.collect::<Vec<_>>().join(", ")
-}
-
-/// The name and hash of weights that lie in the program.
-pub fn embedded_weights(name: &str, bytes: &[u8]) -> FileOfRecord {
-    FileOfRecord { file: name.to_owned(), sha256: sha256::of_bytes(bytes) }
 }

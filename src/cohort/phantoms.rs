@@ -49,7 +49,11 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
         let size = request.size.unwrap_or(SIZES[index % SIZES.len()]);
         let mut phantom = Phantom::generate(request.seed, name, request.sequence, size)?;
         if let Some(organ) = request.organ {
-            phantom.labels.iter_mut().filter(|label| **label != organ).for_each(|label| *label = 0);
+            phantom
+                .labels
+                .iter_mut()
+                .filter(|label| **label != organ)
+                .for_each(|label| *label = 0);
         }
         let kind = if index < *labelled { "Tr" } else { "Ts" };
         write_case(

@@ -110,7 +110,7 @@ impl Settings {
 pub fn hash_of(value: &impl Serialize) -> Result<String> {
     let mut text = String::new();
     write_canonical(&serde_json::to_value(value)?, &mut text);
-    Ok(sha256::of_bytes(text.as_bytes()))
+    Ok(sha256::of_bytes(&[text.as_bytes()]))
 }
 
 fn write_canonical(value: &Value, text: &mut String) {

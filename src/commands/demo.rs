@@ -33,8 +33,12 @@ fn label_command(demo: &Demo, threads: Option<usize>) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
     let phantoms = text(&demo.phantoms);
     let mut words = vec!["hpc-seg".to_owned(), "pseudo-label".to_owned()];
-    let options =
-        [("--labelled", phantoms.clone()), ("--unlabelled", phantoms), ("--weights", text(&demo.weights)), ("--out", text(&demo.labels))];
+    let options = [
+        ("--labelled", phantoms.clone()),
+        ("--unlabelled", phantoms),
+        ("--weights", text(&demo.weights)),
+        ("--out", text(&demo.labels)),
+    ];
     for (option, value) in options {
         words.extend([option.to_owned(), value]);
     }
@@ -54,7 +58,12 @@ fn show(args: &DemoArgs, demo: &Demo, scores: &[Score], words: &[String]) -> Res
     let known: Vec<f64> = scores.iter().filter_map(|score| score.dice).collect();
     let mean_dice = known.iter().sum::<f64>() / known.len().max(1) as f64;
     if args.json {
-        return messages::data_json(&Shown { scores, mean_dice, picture: &demo.picture, labels: &demo.labels });
+        return messages::data_json(&Shown {
+            scores,
+            mean_dice,
+            picture: &demo.picture,
+            labels: &demo.labels,
+        });
     }
     let mut text = String::from("case         liver Dice\n");
     for score in scores {

@@ -42,7 +42,13 @@ impl Plan<'_> {
     /// Loads the network.
     fn labeller(&self) -> Result<Labeller> {
         let lanes = self.args.lanes.unwrap_or(LANES);
-        Labeller::open(&self.args.weights, self.args.config.as_deref(), self.threads, lanes, self.settings.clone())
+        Labeller::open(
+            &self.args.weights,
+            self.args.config.as_deref(),
+            self.threads,
+            lanes,
+            self.settings.clone(),
+        )
     }
 
     /// The labelled volumes of a case.
@@ -165,7 +171,12 @@ fn tasks(args: &PseudoLabelArgs, cohort: &Cohort, assignment: Assignment) -> Vec
             name: case.name.clone(),
             inputs,
             outputs: files.all(),
-            payload: Query { case: case.clone(), group, supports, files },
+            payload: Query {
+                case: case.clone(),
+                group,
+                supports,
+                files,
+            },
         }
     };
     assigned.map(task).collect()

@@ -15,7 +15,11 @@ impl Sam2 {
             tokens = if stage > 0 { tokens / 4 } else { tokens };
             for block in 0..config.stages[stage] {
                 let index = config.stages[..stage].iter().sum::<usize>() + block;
-                let keys = if config.global_att_blocks.contains(&index) { tokens } else { config.window_spec[stage].pow(2) };
+                let keys = if config.global_att_blocks.contains(&index) {
+                    tokens
+                } else {
+                    config.window_spec[stage].pow(2)
+                };
                 sum += 12.0 * linear::cost(tokens, width, width).flops + attention::cost(tokens, keys, 1, width).flops;
             }
             sum += linear::cost(tokens, d, width).flops;

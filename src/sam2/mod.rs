@@ -64,10 +64,17 @@ impl Sam2 {
             decoder: MaskDecoder::load(&at, &config, &prompt),
             prompt,
             memory_encoder: MemoryEncoder::load(&at, &config),
-            pointer_position: (at.tensor("obj_ptr_tpos_proj.weight", &[m, d]), at.tensor("obj_ptr_tpos_proj.bias", &[m])),
+            pointer_position: (
+                at.tensor("obj_ptr_tpos_proj.weight", &[m, d]),
+                at.tensor("obj_ptr_tpos_proj.bias", &[m]),
+            ),
             mask_to_memory: ResizePlan::bilinear((4 * config.grid(), 4 * config.grid()), (config.image_size, config.image_size))?,
             config,
-            parameters: checkpoint.names().filter_map(|name| checkpoint.shape(name)).map(|shape| shape.iter().product::<usize>()).sum(),
+            parameters: checkpoint
+                .names()
+                .filter_map(|name| checkpoint.shape(name))
+                .map(|shape| shape.iter().product::<usize>())
+                .sum(),
             device: device.clone(),
         };
         at.finish()?;

@@ -27,7 +27,11 @@ impl Sums {
 
     /// Mean probability of voxel i.
     fn mean(&self, i: usize) -> f32 {
-        if self.runs == 0 { 0.0 } else { (f64::from(self.sum[i]) / (f64::from(ONE) * self.runs as f64)) as f32 }
+        if self.runs == 0 {
+            0.0
+        } else {
+            (f64::from(self.sum[i]) / (f64::from(ONE) * self.runs as f64)) as f32
+        }
     }
 
     /// Mean Dice over all pairs of runs, pooled: twice the voxels two runs share over the voxels both have. 1 if there is one run or no voxel.
@@ -38,7 +42,11 @@ impl Sums {
             shared += votes * votes.saturating_sub(1);
             all += votes;
         }
-        if self.runs < 2 || all == 0 { 1.0 } else { shared as f64 / (all * (self.runs as u64 - 1)) as f64 }
+        if self.runs < 2 || all == 0 {
+            1.0
+        } else {
+            shared as f64 / (all * (self.runs as u64 - 1)) as f64
+        }
     }
 }
 
@@ -107,15 +115,26 @@ impl Ensemble {
     /// More runs than the sums can hold.
     pub fn sums(&self, runs: usize) -> Result<Sums> {
         if runs > MAX_RUNS {
-            bad_input!("{runs} runs for one class; at most {MAX_RUNS} can be averaged: use fewer insertions (--insertions) or labelled volumes");
+            bad_input!(
+                "{runs} runs for one class; at most {MAX_RUNS} can be averaged: use fewer insertions (--insertions) or labelled volumes"
+            );
         }
         let [n, h, w] = self.dims;
-        Ok(Sums { sum: vec![0; n * h * w], votes: vec![0; n * h * w], runs, pixels: h * w })
+        Ok(Sums {
+            sum: vec![0; n * h * w],
+            votes: vec![0; n * h * w],
+            runs,
+            pixels: h * w,
+        })
     }
 
     /// Takes in a class whose runs are done. Of equal probabilities the class taken first wins.
     pub fn take(&mut self, class: u8, sums: Sums) {
-        let rows = self.label.par_iter_mut().zip(self.best.par_iter_mut()).zip(self.uncertainty.par_iter_mut());
+        let rows = self
+            .label
+            .par_iter_mut()
+            .zip(self.best.par_iter_mut())
+            .zip(self.uncertainty.par_iter_mut());
         rows.enumerate().with_min_len(4096).for_each(|(i, ((label, best), uncertainty))| {
             let p = sums.mean(i);
             *uncertainty = uncertainty.max(entropy(p));
@@ -127,7 +146,14 @@ impl Ensemble {
             self.probabilities.extend((0..sums.sum.len()).map(|i| sums.mean(i)));
         }
         let agreement = sums.agreement();
-        self.classes.push(ClassSummary { class, runs: sums.runs, agreement, voxels: 0, components: 0, mean_uncertainty: 0.0 });
+        self.classes.push(ClassSummary {
+            class,
+            runs: sums.runs,
+            agreement,
+            voxels: 0,
+            components: 0,
+            mean_uncertainty: 0.0,
+        });
     }
 
     /// Mask, maps and summary; with `largest` all but each class's largest component is removed.

@@ -65,7 +65,10 @@ impl Lane {
         self.times.clear();
         // Slots stand in any order; their temporal index says how far back each is.
         let recent = memory_bank::recent(t, |s| held.contains(&s), self.slots + 1);
-        self.times.extend(held.iter().map(|&s| recent.iter().find(|(position, _)| *position == s).map_or(0, |(_, time)| *time)));
+        self.times.extend(
+            held.iter()
+                .map(|&s| recent.iter().find(|(position, _)| *position == s).map_or(0, |(_, time)| *time)),
+        );
         let tracked = &self.tracked;
         let find = |s: usize| tracked.iter().find(|(position, _)| *position == s);
         let seen = memory_bank::pointers(t, self.conditioning.iter().map(|(s, _)| *s), |s| find(s).is_some(), self.reach);
@@ -84,8 +87,18 @@ impl Lane {
 
     /// What was worked out, with the support's conditioning slices.
     pub fn memory<'a>(&'a self, conditioning: Slices<'a>) -> Memory<'a> {
-        let recent = Slices { tokens: &self.tokens, slots: self.slots, times: &self.times };
-        Memory { conditioning, recent, pointer_keys: &self.pointer_keys, pointer_values: &self.pointer_values, start: None }
+        let recent = Slices {
+            tokens: &self.tokens,
+            slots: self.slots,
+            times: &self.times,
+        };
+        Memory {
+            conditioning,
+            recent,
+            pointer_keys: &self.pointer_keys,
+            pointer_values: &self.pointer_values,
+            start: None,
+        }
     }
 
     /// Takes in what the slice at the lane's position left behind, [P, M] tokens and a pointer, and moves on.

@@ -12,8 +12,8 @@ use crate::ops::memory_attention::{Memory, Slices};
 use crate::ops::resize::ResizePlan;
 use crate::sam2::Sam2;
 use crate::sam2::encoder::Features;
-use crate::sam2::memory_attention::Start;
 use crate::sam2::mask_decoder::Decoded;
+use crate::sam2::memory_attention::Start;
 use crate::stop::Stop;
 use crate::tensor::Tensor;
 use crate::volume::components::{Runs, fill_holes_2d};
@@ -37,7 +37,11 @@ pub struct Hooks<'a> {
 impl<'a> Hooks<'a> {
     /// Hooks without any seconds yet.
     pub fn new(stop: &'a Stop, progress: &'a Progress) -> Self {
-        Self { stop, progress, seconds: Seconds::new() }
+        Self {
+            stop,
+            progress,
+            seconds: Seconds::new(),
+        }
     }
 
     /// Does `work` and adds its seconds to `stage`.
@@ -69,7 +73,12 @@ impl Query {
     ///
     /// # Errors
     /// What the slices fail with; [`Stopped`](crate::stop::Stopped).
-    pub fn encode(net: &Sam2, slices: impl Iterator<Item = Result<Vec<f32>>>, plane: (usize, usize), hooks: &mut Hooks<'_>) -> Result<Self> {
+    pub fn encode(
+        net: &Sam2,
+        slices: impl Iterator<Item = Result<Vec<f32>>>,
+        plane: (usize, usize),
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Self> {
         let size = net.config.image_size;
         let mut encoded = Vec::new();
         let mut slices = slices;
@@ -139,15 +148,25 @@ pub fn run_support(
     let mut run = Run {
         net,
         query,
-        conditioning: Slices { tokens: &tokens, slots: times.len(), times: &times },
+        conditioning: Slices {
+            tokens: &tokens,
+            slots: times.len(),
+            times: &times,
+        },
         positions: net.pointer_positions(support.reach, support.slices + query.len() + 1),
         shared: (0..query.len()).map(|_| None).collect(),
         to_plane: ResizePlan::bilinear((side, side), query.plane)?,
         fill_holes,
     };
     for places in places.chunks(lanes.max(1)) {
-        let mut slots: Vec<Slot> =
-            places.iter().map(|&place| Slot { place, lane: support.lane(Direction::Forward), slice: place }).collect();
+        let mut slots: Vec<Slot> = places
+            .iter()
+            .map(|&place| Slot {
+                place,
+                lane: support.lane(Direction::Forward),
+                slice: place,
+            })
+            .collect();
         for step in 0..query.len() {
             hooks.stop.check()?;
             for slot in &mut slots {
@@ -172,10 +191,21 @@ pub fn run_support(
 impl Run<'_> {
     fn step(&mut self, slots: &mut [Slot], sums: &mut Sums, hooks: &mut Hooks<'_>) -> Result<()> {
         let decoded = self.attend_and_decode(slots, hooks);
-        hooks.timed("ensemble", || slots.iter().enumerate().try_for_each(|(item, slot)| self.add(&decoded, item, slot.slice, sums)))?;
+        hooks.timed("ensemble", || {
+            slots
+                .iter()
+                .enumerate()
+                .try_for_each(|(item, slot)| self.add(&decoded, item, slot.slice, sums))
+        })?;
         // A lane's last slice leaves nothing behind that would be looked at.
         let last = self.query.len() - 1;
-        let goes_on = |slot: &Slot| if slot.slice >= slot.place { slot.slice < last } else { slot.slice > 0 };
+        let goes_on = |slot: &Slot| {
+            if slot.slice >= slot.place {
+                slot.slice < last
+            } else {
+                slot.slice > 0
+            }
+        };
         let staying: Vec<usize> = (0..slots.len()).filter(|&item| goes_on(&slots[item])).collect();
         if staying.is_empty() {
             return Ok(());
@@ -187,7 +217,9 @@ impl Run<'_> {
             let tokens = self.net.remember(&masks, &parts, &present, false)?;
             let len = tokens.values().len() / staying.len();
             for (row, &item) in staying.iter().enumerate() {
-                slots[item].lane.remember(&tokens.values()[row * len..][..len], &decoded.pointers[item]);
+                slots[item]
+                    .lane
+                    .remember(&tokens.values()[row * len..][..len], &decoded.pointers[item]);
             }
             Ok(())
         })

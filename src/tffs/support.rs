@@ -45,9 +45,19 @@ impl Support {
     ///
     /// # Errors
     /// Unreadable slices.
-    pub fn build(net: &Sam2, labelled: &Labelled, classes: &[u8], plane: (usize, usize), reach: usize, fill_holes: usize) -> Result<Vec<Option<Self>>> {
+    pub fn build(
+        net: &Sam2,
+        labelled: &Labelled,
+        classes: &[u8],
+        plane: (usize, usize),
+        reach: usize,
+        fill_holes: usize,
+    ) -> Result<Vec<Option<Self>>> {
         let size = net.config.image_size;
-        let prompts = classes.iter().map(|&class| labelled.labels.prompts(class, plane, size)).collect::<Result<Vec<_>>>()?;
+        let prompts = classes
+            .iter()
+            .map(|&class| labelled.labels.prompts(class, plane, size))
+            .collect::<Result<Vec<_>>>()?;
         let mut read = labelled.image.reader(size)?;
         let mut read_slice = |z: usize, out: &mut Tensor| read(z, out.values_mut());
         Self::build_from(net, &mut read_slice, &prompts, reach, fill_holes)
@@ -66,7 +76,10 @@ impl Support {
     ) -> Result<Vec<Option<Self>>> {
         let size = net.config.image_size;
         let slices = prompts.first().map_or(0, Vec::len);
-        let needed: Vec<[Vec<bool>; 2]> = prompts.iter().map(|masks| needed_empties(masks, net.config.num_maskmem, reach)).collect();
+        let needed: Vec<[Vec<bool>; 2]> = prompts
+            .iter()
+            .map(|masks| needed_empties(masks, net.config.num_maskmem, reach))
+            .collect();
         let mut parts: Vec<Part> = prompts.iter().map(|_| Part::default()).collect();
         let mut slice = Tensor::empty(net.device(), &[1, size, size, 1]);
         for z in 0..slices {
@@ -87,10 +100,18 @@ impl Support {
                     part.pointers.extend(made.pointers);
                 }
                 let keep = forward[z] || backward[z];
-                part.empties.push(keep.then(|| Features { top: features.top.clone(), middle: features.middle.clone(), fine: features.fine.clone() }));
+                part.empties.push(keep.then(|| Features {
+                    top: features.top.clone(),
+                    middle: features.middle.clone(),
+                    fine: features.fine.clone(),
+                }));
             }
         }
-        parts.into_iter().zip(needed).map(|(part, needed)| part.finish(net, slices, &needed, reach)).collect()
+        parts
+            .into_iter()
+            .zip(needed)
+            .map(|(part, needed)| part.finish(net, slices, &needed, reach))
+            .collect()
     }
 
     /// Conditioning tokens as memory attention reads them, f32 [P, conditioning slices, M].
@@ -134,12 +155,23 @@ impl Part {
         }
         let lane = |backward: bool| {
             let place = |z: usize| if backward { slices - 1 - z } else { z };
-            let mut pointers: Vec<(usize, Vec<f32>)> = self.conditioning.iter().zip(&self.pointers).map(|(&z, p)| (place(z), p.clone())).collect();
+            let mut pointers: Vec<(usize, Vec<f32>)> = self
+                .conditioning
+                .iter()
+                .zip(&self.pointers)
+                .map(|(&z, p)| (place(z), p.clone()))
+                .collect();
             pointers.sort_by_key(|(position, _)| *position);
             Lane::new(net, slices, pointers, reach)
         };
-        let mut support =
-            Support { slices, reach, conditioning: self.conditioning.clone(), tokens, pointers: self.pointers.clone(), starts: [lane(false), lane(true)] };
+        let mut support = Support {
+            slices,
+            reach,
+            conditioning: self.conditioning.clone(),
+            tokens,
+            pointers: self.pointers.clone(),
+            starts: [lane(false), lane(true)],
+        };
         for backward in [false, true] {
             let needed = &needed[usize::from(backward)];
             if !needed.contains(&true) {
@@ -147,10 +179,18 @@ impl Part {
             }
             let expanded = support.expanded_tokens();
             let times = vec![net.config.num_maskmem - 1; count];
-            let conditioning = Slices { tokens: &expanded, slots: count, times: &times };
+            let conditioning = Slices {
+                tokens: &expanded,
+                slots: count,
+                times: &times,
+            };
             let positions = net.pointer_positions(reach, slices + 1);
             let start = &mut support.starts[usize::from(backward)];
-            let order: Vec<usize> = if backward { (0..slices).rev().collect() } else { (0..slices).collect() };
+            let order: Vec<usize> = if backward {
+                (0..slices).rev().collect()
+            } else {
+                (0..slices).collect()
+            };
             for (position, z) in order.into_iter().enumerate() {
                 if let (true, Some(features)) = (needed[z], &self.empties[z]) {
                     start.track_empty(net, position, features, conditioning, &positions)?;
@@ -168,7 +208,9 @@ fn needed_empties(masks: &[Option<Vec<u8>>], memory_slices: usize, reach: usize)
     [false, true].map(|backward| {
         let place = |t: usize| if backward { n - 1 - t } else { t };
         let mut needed = vec![false; n];
-        let Some(first) = (0..n).find(|&t| masks[place(t)].is_some()) else { return needed };
+        let Some(first) = (0..n).find(|&t| masks[place(t)].is_some()) else {
+            return needed;
+        };
         let span = memory_slices.max(reach) - 1;
         // The nearest later slice that looks back: at first the first query slice, at position n.
         let mut viewer = n;

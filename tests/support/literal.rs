@@ -58,7 +58,9 @@ pub fn pass_with(
         seen(place(t), &mut trace);
         done.insert(t, trace);
     }
-    let Some(&first) = conditioning.first() else { return BTreeMap::new() };
+    let Some(&first) = conditioning.first() else {
+        return BTreeMap::new();
+    };
     for t in first..n {
         if masks[place(t)].is_none() {
             let mut trace = track(net, &encode(net, &slices[place(t)]), t, n, &conditioning, &done);
@@ -75,7 +77,9 @@ fn track(net: &Sam2, features: &Features, t: usize, n: usize, conditioning: &[us
     let tracked = |s: usize| done.contains_key(&s) && !conditioning.contains(&s);
     // [P, slots, M] of conditioning slices, then of recent ones.
     let gather = |slices: &[usize]| -> Vec<f32> {
-        (0..p).flat_map(|at| slices.iter().flat_map(move |s| done[s].tokens[at * m..(at + 1) * m].to_vec())).collect()
+        (0..p)
+            .flat_map(|at| slices.iter().flat_map(move |s| done[s].tokens[at * m..(at + 1) * m].to_vec()))
+            .collect()
     };
     let recent = memory_bank::recent(t, tracked, config.num_maskmem);
     let (recent_slices, recent_times): (Vec<usize>, Vec<usize>) = recent.into_iter().unzip();
@@ -91,8 +95,16 @@ fn track(net: &Sam2, features: &Features, t: usize, n: usize, conditioning: &[us
         }
     }
     let memory = Memory {
-        conditioning: Slices { tokens: &tokens, slots: conditioning.len(), times: &times },
-        recent: Slices { tokens: &recent_tokens, slots: recent_slices.len(), times: &recent_times },
+        conditioning: Slices {
+            tokens: &tokens,
+            slots: conditioning.len(),
+            times: &times,
+        },
+        recent: Slices {
+            tokens: &recent_tokens,
+            slots: recent_slices.len(),
+            times: &recent_times,
+        },
         pointer_keys: &keys,
         pointer_values: &values,
         start: None,

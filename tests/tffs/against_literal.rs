@@ -27,7 +27,9 @@ fn slices(count: usize, seed: usize) -> Vec<Vec<f32>> {
 fn prompts(pattern: &str, seed: usize) -> Vec<Option<Vec<u8>>> {
     let disc = |z: usize| {
         let (cy, cx) = (50 + 3 * z + seed, 60 + 5 * seed - 2 * z);
-        (0..128 * 128).map(|i| u8::from((i / 128usize).abs_diff(cy).pow(2) + (i % 128usize).abs_diff(cx).pow(2) < 400)).collect::<Vec<u8>>()
+        (0..128 * 128)
+            .map(|i| u8::from((i / 128usize).abs_diff(cy).pow(2) + (i % 128usize).abs_diff(cx).pow(2) < 400))
+            .collect::<Vec<u8>>()
     };
     pattern
         .chars()
@@ -41,7 +43,11 @@ fn prompts(pattern: &str, seed: usize) -> Vec<Option<Vec<u8>>> {
 }
 
 fn prepared(seed: usize, patterns: &[&str], places: &[usize]) -> Prepared {
-    Prepared { slices: slices(patterns[0].len(), seed), prompts: patterns.iter().map(|p| prompts(p, seed)).collect(), places: places.to_vec() }
+    Prepared {
+        slices: slices(patterns[0].len(), seed),
+        prompts: patterns.iter().map(|p| prompts(p, seed)).collect(),
+        places: places.to_vec(),
+    }
 }
 
 /// Compares the mean probability of every class over all supports.
@@ -54,12 +60,22 @@ fn compare(net: &Sam2, query: usize, plane: (usize, usize), labelled: &[Prepared
         for class in 0..labelled[0].prompts.len() {
             let (mut sum, mut runs) = (vec![0f64; voxels], 0);
             for volume in labelled.iter().filter(|v| v.prompts[class].iter().any(Option::is_some)) {
-                let map =
-                    literal::mean_probability(net, &query, &volume.slices, &volume.prompts[class], &volume.places, plane, fill_holes);
+                let map = literal::mean_probability(
+                    net,
+                    &query,
+                    &volume.slices,
+                    &volume.prompts[class],
+                    &volume.places,
+                    plane,
+                    fill_holes,
+                );
                 sum.iter_mut().zip(&map).for_each(|(s, p)| *s += p * volume.places.len() as f64);
                 runs += volume.places.len();
             }
-            let differences = sum.iter().zip(&got[class * voxels..][..voxels]).map(|(s, &p)| (s / f64::from(runs.max(1) as u32) - f64::from(p)).abs());
+            let differences = sum
+                .iter()
+                .zip(&got[class * voxels..][..voxels])
+                .map(|(s, &p)| (s / f64::from(runs.max(1) as u32) - f64::from(p)).abs());
             let worst = differences.fold(0f64, f64::max);
             assert!(worst <= 5e-5, "class {}: literal and fast differ by {worst:.2e}", class + 1);
         }
@@ -70,7 +86,11 @@ fn compare(net: &Sam2, query: usize, plane: (usize, usize), labelled: &[Prepared
 #[test]
 fn several_supports_classes_and_the_first_and_last_place() {
     let net = formula_network("tiny", 1, &device(2));
-    let labelled = [prepared(1, &["####", "##.."], &[0, 3, 7]), prepared(2, &["#####", "....."], &[0, 4]), prepared(3, &["....", "..##"], &[7])];
+    let labelled = [
+        prepared(1, &["####", "##.."], &[0, 3, 7]),
+        prepared(2, &["#####", "....."], &[0, 4]),
+        prepared(3, &["....", "..##"], &[7]),
+    ];
     let done = compare(&net, 8, (128, 128), &labelled, 0);
     assert_eq!(done.classes.iter().map(|c| c.runs).collect::<Vec<_>>(), [5, 4]);
 }
@@ -79,7 +99,13 @@ fn several_supports_classes_and_the_first_and_last_place() {
 fn empty_labelled_slices_before_between_and_after() {
     let net = formula_network("tiny", 1, &device(2));
     compare(&net, 10, (128, 128), &[prepared(1, &["..##.#..#..."], &[0, 5, 9])], 0);
-    compare(&net, 3, (128, 128), &[prepared(2, &[&(".#".to_owned() + &"#.".repeat(5) + &".".repeat(9))], &[1])], 0);
+    compare(
+        &net,
+        3,
+        (128, 128),
+        &[prepared(2, &[&(".#".to_owned() + &"#.".repeat(5) + &".".repeat(9))], &[1])],
+        0,
+    );
 }
 
 #[test]
@@ -113,14 +139,22 @@ fn other_matrix_sizes_and_hole_filling() {
 
 #[test]
 fn same_bytes_for_any_threads_and_lanes_per_step() {
-    let labelled = [prepared(1, &["####.", "##..."], &[0, 2, 3, 5, 6]), prepared(2, &["####", "...."], &[1, 4])];
+    let labelled = [
+        prepared(1, &["####.", "##..."], &[0, 2, 3, 5, 6]),
+        prepared(2, &["####", "...."], &[1, 4]),
+    ];
     let query = slices(7, 9);
     let run = |threads: usize, lanes: usize| {
         let device = device(threads);
         let net = formula_network("tiny", 1, &device);
         let done = device.install(|| fast::run(&net, &query, (96, 112), &labelled, lanes, 8));
         let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        (done.labels.clone(), bits(&done.uncertainty), bits(done.probabilities.as_ref().unwrap()), done.classes)
+        (
+            done.labels.clone(),
+            bits(&done.uncertainty),
+            bits(done.probabilities.as_ref().unwrap()),
+            done.classes,
+        )
     };
     let one = run(1, 1);
     for (threads, lanes) in [(2, 5), (5, 2), (1, 4)] {

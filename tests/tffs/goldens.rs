@@ -49,7 +49,15 @@ fn case(query: &Path, labelled: &Path, mask: &Path, size: usize, places: Vec<usi
     let labels = Labels { volume: open(mask), axes };
     assert_eq!(labels.classes().unwrap(), [1]);
     let prompts = vec![labels.prompts(1, image.plane(), size).unwrap()];
-    Case { query: slices(&image), plane: image.plane(), labelled: Prepared { slices: slices(&support), prompts, places } }
+    Case {
+        query: slices(&image),
+        plane: image.plane(),
+        labelled: Prepared {
+            slices: slices(&support),
+            prompts,
+            places,
+        },
+    }
 }
 
 fn check_tiny(folder: &str, seed: u64, fill_holes: usize) {
@@ -64,13 +72,26 @@ fn check_tiny(folder: &str, seed: u64, fill_holes: usize) {
     let case = case(&query, &labelled, &mask, net.config.image_size, places);
     device.install(|| {
         let volume = &case.labelled;
-        let slow =
-            literal::mean_probability(&net, &case.query, &volume.slices, &volume.prompts[0], &volume.places, case.plane, fill_holes);
+        let slow = literal::mean_probability(
+            &net,
+            &case.query,
+            &volume.slices,
+            &volume.prompts[0],
+            &volume.places,
+            case.plane,
+            fill_holes,
+        );
         let (largest, mean) = difference(slow.iter().copied(), &want);
-        assert!(largest <= 5e-5 && mean <= 2e-6, "{folder}, literal: largest {largest:.2e}, mean {mean:.2e}");
+        assert!(
+            largest <= 5e-5 && mean <= 2e-6,
+            "{folder}, literal: largest {largest:.2e}, mean {mean:.2e}"
+        );
         let done = fast::run(&net, &case.query, case.plane, std::slice::from_ref(volume), 2, fill_holes);
         let (largest, mean) = difference(done.probabilities.unwrap().iter().map(|&p| f64::from(p)), &want);
-        assert!(largest <= 5e-5 && mean <= 2e-6, "{folder}, fast: largest {largest:.2e}, mean {mean:.2e}");
+        assert!(
+            largest <= 5e-5 && mean <= 2e-6,
+            "{folder}, fast: largest {largest:.2e}, mean {mean:.2e}"
+        );
         println!("{folder}: largest {largest:.2e}, mean {mean:.2e}");
     });
 }

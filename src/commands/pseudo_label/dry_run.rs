@@ -69,7 +69,11 @@ pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
         seconds: estimates().map(|e| e.seconds).sum::<f64>() + supports,
         cases,
     };
-    if plan.args.json { messages::data_json(&shown) } else { messages::data(&text(&shown)) }
+    if plan.args.json {
+        messages::data_json(&shown)
+    } else {
+        messages::data(&text(&shown))
+    }
 }
 
 fn text(shown: &Shown<'_>) -> String {
@@ -81,7 +85,11 @@ fn text(shown: &Shown<'_>) -> String {
         shown.gigaflops_per_second
     );
     for case in &shown.cases {
-        let from = if case.labelled.is_empty() { "nothing".to_string() } else { case.labelled.join(" ") };
+        let from = if case.labelled.is_empty() {
+            "nothing".to_string()
+        } else {
+            case.labelled.join(" ")
+        };
         text += &format!("{} (group {}) from {from} -> {}\n", case.case, case.group, case.mask.display());
         match (&case.estimate, &case.problem) {
             (Some(e), _) => text += &estimate_lines(e),
@@ -89,7 +97,11 @@ fn text(shown: &Shown<'_>) -> String {
             (None, None) => {}
         }
     }
-    text + &format!("in all about {}, at most {} of memory\n", clock::spoken(shown.seconds), size(shown.peak_bytes))
+    text + &format!(
+        "in all about {}, at most {} of memory\n",
+        clock::spoken(shown.seconds),
+        size(shown.peak_bytes)
+    )
 }
 
 fn estimate_lines(e: &Estimate) -> String {
