@@ -34,13 +34,17 @@ pub fn formula_network(model: &str, seed: u64, device: &Device) -> Sam2 {
 
 /// Its checkpoint and configuration.
 pub fn formula_weights(model: &str, seed: u64) -> (Checkpoint, Config) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/expected");
-    let read = |suffix: &str| std::fs::read_to_string(folder.join(format!("sam2_{model}_{suffix}.json"))).unwrap();
-    let list = read_tensor_list(model, &read("tensors")).unwrap();
-    (
-        formula_checkpoint(&list, seed).unwrap(),
-        serde_json::from_str(&read("config")).unwrap(),
-    )
+    let config = std::fs::read_to_string(expected(&format!("sam2_{model}_config.json"))).unwrap();
+    (formula_checkpoint(&formula_list(model), seed).unwrap(), serde_json::from_str(&config).unwrap())
+}
+
+/// Names and shapes of a network's tensors.
+pub fn formula_list(model: &str) -> Vec<(String, Vec<usize>)> {
+    read_tensor_list(model, &std::fs::read_to_string(expected(&format!("sam2_{model}_tensors.json"))).unwrap()).unwrap()
+}
+
+fn expected(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/expected").join(file)
 }
 
 /// How far `got` is from `want`: (normalised mean squared error, largest difference over the largest magnitude).
