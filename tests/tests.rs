@@ -3,14 +3,8 @@
 // clippy.toml exempts functions marked #[test] only; their helpers are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod ops;
 mod sam2;
 mod support;
 mod volume;
 mod weights;
-
-#[path = "ops/resize.rs"]
-mod ops_resize;
-#[path = "ops/resize_nearest.rs"]
-mod ops_resize_nearest;
-#[path = "ops/resize_u8.rs"]
-mod ops_resize_u8;

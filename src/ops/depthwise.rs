@@ -38,14 +38,28 @@ pub fn depthwise(x: &Tensor, weights: &Depthwise) -> Tensor {
     let &[_, height, width, channels] = x.shape() else {
         panic!("depthwise: {x:?} is not [N, H, W, C]");
     };
-    assert_eq!(channels, weights.bias.len(), "depthwise: {x:?} against {} channels", weights.bias.len());
+    assert_eq!(
+        channels,
+        weights.bias.len(),
+        "depthwise: {x:?} against {} channels",
+        weights.bias.len()
+    );
     let mut y = Tensor::empty(x.device(), x.shape());
     let values = x.values();
-    y.values_mut().par_chunks_exact_mut(width * channels).enumerate().for_each(|(row, out)| {
-        let (item, oy) = (row / height, row % height);
-        let image = &values[item * height * width * channels..][..height * width * channels];
-        simd::run(Row { image, weights, out, size: (height, width), oy });
-    });
+    y.values_mut()
+        .par_chunks_exact_mut(width * channels)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let (item, oy) = (row / height, row % height);
+            let image = &values[item * height * width * channels..][..height * width * channels];
+            simd::run(Row {
+                image,
+                weights,
+                out,
+                size: (height, width),
+                oy,
+            });
+        });
     y
 }
 
@@ -84,5 +98,39 @@ impl Kernel for Row<'_> {
 
 /// Cost of `pixels` pixels of C channels.
 pub fn cost(pixels: usize, c: usize) -> Cost {
-    Cost { flops: 98.0 * (pixels * c) as f64, bytes: 8.0 * (pixels * c) as f64 }
+    Cost {
+        flops: 98.0 * (pixels * c) as f64,
+        bytes: 8.0 * (pixels * c) as f64,
+    }
+}
+
+/// N maps [H, W, C].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub size: (usize, usize),
+    pub channels: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), 2),
+        ("primes", 2, (5, 11), 13),
+        ("vector - 1", 1, (7, 6), 15),
+        ("vector + 1", 1, (8, 9), 17),
+        ("two vectors + 1", 1, (9, 13), 33),
+        ("one column", 1, (10, 1), 8),
+        ("one row", 1, (1, 19), 40),
+        ("memory_encoder.fuser", 1, (32, 32), 256),
+    ]
+    .map(|(name, items, size, channels)| Case {
+        name,
+        items,
+        size,
+        channels,
+    })
+    .to_vec()
 }

@@ -2,3 +2,4 @@
 
 pub mod golden;
 pub mod literal;
+pub mod ops;
