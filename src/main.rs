@@ -1,3 +1,60 @@
 //! The `hpc-seg` program: parse, run, report, exit code.
 
-fn main() {}
+use clap::Parser;
+use hpc_seg::cli::Cli;
+use hpc_seg::cohort::signals::EXIT_STOPPED;
+use hpc_seg::{commands, error, messages, note, panics, stop};
+use std::io::IsTerminal;
+use std::process::exit;
+
+/// The work as a whole failed.
+const EXIT_FAILED: i32 = 1;
+/// The command line or an input file has to be mended first.
+const EXIT_BAD_INPUT: i32 = 2;
+
+fn main() {
+    panics::install_hook();
+    exit(match Cli::try_parse() {
+        Ok(cli) => code_of(&panics::catch(|| commands::run(&cli)).map(|exit| exit.code())),
+        Err(answer) => explain(&answer),
+    });
+}
+
+/// The exit code of a finished command, after telling what went wrong.
+fn code_of(result: &anyhow::Result<i32>) -> i32 {
+    match result {
+        Ok(code) => *code,
+        Err(error) if stop::is_stopped(error) => {
+            note!("{error:#}");
+            EXIT_STOPPED
+        }
+        Err(error) => {
+            messages::report(error);
+            if error::is_input_error(error) {
+                EXIT_BAD_INPUT
+            } else {
+                EXIT_FAILED
+            }
+        }
+    }
+}
+
+/// Help and version go to stdout and are a success; a usage error goes to stderr. Clap's own printing would break on a closed pipe.
+fn explain(answer: &clap::Error) -> i32 {
+    let text = answer.render();
+    if answer.use_stderr() {
+        let shown = if std::io::stderr().is_terminal() {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        };
+        messages::say_as_is(&shown);
+        return EXIT_BAD_INPUT;
+    }
+    let shown = if std::io::stdout().is_terminal() {
+        text.ansi().to_string()
+    } else {
+        text.to_string()
+    };
+    code_of(&messages::data(&shown).map(|()| 0))
+}

@@ -3,8 +3,12 @@
 // clippy.toml exempts functions marked #[test] only; their helpers are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod cli;
+mod cohort;
 mod ops;
 mod sam2;
+mod structure;
 mod support;
+mod tffs;
 mod volume;
 mod weights;

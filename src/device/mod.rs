@@ -49,6 +49,11 @@ impl Device {
         self.0.threads.install(work)
     }
 
+    /// The kind of device, on which the bytes of results depend: `cpu avx512`.
+    pub fn kind(&self) -> String {
+        format!("cpu {}", crate::cpu::simd::level().name())
+    }
+
     /// Worker threads.
     pub fn threads(&self) -> usize {
         self.0.threads.current_num_threads()
@@ -69,7 +74,13 @@ impl Device {
     }
 
     pub(crate) fn take(&self, len: usize) -> Vec<f32> {
-        let found = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&len).and_then(Vec::pop);
+        let found = self
+            .0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&len)
+            .and_then(Vec::pop);
         let live = self.0.live.fetch_add(len * 4, Ordering::Relaxed) + len * 4;
         self.0.peak.fetch_max(live, Ordering::Relaxed);
         found.unwrap_or_else(|| {
@@ -80,6 +91,12 @@ impl Device {
 
     pub(crate) fn give_back(&self, buffer: Vec<f32>) {
         self.0.live.fetch_sub(buffer.len() * 4, Ordering::Relaxed);
-        self.0.free.lock().unwrap_or_else(PoisonError::into_inner).entry(buffer.len()).or_default().push(buffer);
+        self.0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(buffer.len())
+            .or_default()
+            .push(buffer);
     }
 }

@@ -124,7 +124,9 @@ impl Config {
     /// The published SAM 2.1 models, told apart by width and number of blocks.
     fn published(checkpoint: &Checkpoint) -> Option<Self> {
         let embed_dim = *checkpoint.shape("image_encoder.trunk.patch_embed.proj.weight")?.first()?;
-        let blocks = (0..).take_while(|i| checkpoint.shape(&format!("image_encoder.trunk.blocks.{i}.norm1.weight")).is_some()).count();
+        let blocks = (0..)
+            .take_while(|i| checkpoint.shape(&format!("image_encoder.trunk.blocks.{i}.norm1.weight")).is_some())
+            .count();
         let model = |num_heads, stages: [usize; 4], global: [usize; 3], windows: [usize; 4], position: usize| Self {
             embed_dim,
             num_heads,
@@ -163,12 +165,22 @@ impl Config {
         }
         // A pooling block still uses the window of the stage before, whose 2 x 2 cells must not be cut.
         if self.window_spec.contains(&0) || self.window_spec[..3].iter().any(|w| w % 2 != 0) {
-            bad_input!("window_spec {:?}: the first three windows must be even, none may be 0", self.window_spec);
+            bad_input!(
+                "window_spec {:?}: the first three windows must be even, none may be 0",
+                self.window_spec
+            );
         }
         if self.fpn_top_down_levels != [2, 3] {
             bad_input!("fpn_top_down_levels {:?}: only [2, 3] is supported", self.fpn_top_down_levels);
         }
-        let widths = [self.embed_dim, self.num_heads, self.d_model, self.mem_dim, self.decoder_heads, self.memory_attention_layers];
+        let widths = [
+            self.embed_dim,
+            self.num_heads,
+            self.d_model,
+            self.mem_dim,
+            self.decoder_heads,
+            self.memory_attention_layers,
+        ];
         if widths.contains(&0) || self.d_model % 8 != 0 || self.d_model % self.mem_dim != 0 || self.mem_dim % 4 != 0 {
             bad_input!("widths and heads must be positive, d_model a multiple of 8 and of mem_dim, mem_dim of 4");
         }

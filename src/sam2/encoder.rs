@@ -66,7 +66,11 @@ impl ImageEncoder {
         };
         let p = self.grid * self.grid;
         (0..n)
-            .map(|item| Features { top: split(&top, p, item), middle: split(&middle, 4 * p, item), fine: split(&fine, 16 * p, item) })
+            .map(|item| Features {
+                top: split(&top, p, item),
+                middle: split(&middle, 4 * p, item),
+                fine: split(&fine, 16 * p, item),
+            })
             .collect()
     }
 }

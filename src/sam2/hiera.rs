@@ -50,7 +50,16 @@ impl Hiera {
         let (patch, constant) = load_patch(&at, config)?;
         let side = config.image_size / 4;
         let constant = Tensor::from_slice(device, &[side * side, config.embed_dim], &constant);
-        let stage_ends: Vec<usize> = config.stages.iter().scan(0, |sum, n| Some({ *sum += n; *sum - 1 })).collect();
+        let stage_ends: Vec<usize> = config
+            .stages
+            .iter()
+            .scan(0, |sum, n| {
+                Some({
+                    *sum += n;
+                    *sum - 1
+                })
+            })
+            .collect();
         let mut blocks = Vec::new();
         let (mut width, mut side) = (config.embed_dim, side);
         for stage in 0..config.stages.len() {
@@ -68,7 +77,12 @@ impl Hiera {
                 side /= if pools { 2 } else { 1 };
             }
         }
-        Ok(Self { patch, constant, blocks, stage_ends })
+        Ok(Self {
+            patch,
+            constant,
+            blocks,
+            stage_ends,
+        })
     }
 
     /// Channels of each stage's output.
@@ -79,7 +93,14 @@ impl Hiera {
     /// The stages' outputs [N, S / 4, S / 4, C] ... [N, S / 32, S / 32, 8 C] of slices [N, S, S, 1] in 0..255. `trace` sees `patch_embed` (position included) and
     /// every block's output.
     pub fn forward(&self, slices: &Tensor, trace: &mut dyn FnMut(&str, &Tensor)) -> Vec<Tensor> {
-        let mut x = conv(slices, &self.patch, Epilogue { residual: Some(&self.constant), ..Epilogue::NONE });
+        let mut x = conv(
+            slices,
+            &self.patch,
+            Epilogue {
+                residual: Some(&self.constant),
+                ..Epilogue::NONE
+            },
+        );
         trace("patch_embed", &x);
         let mut outputs = Vec::with_capacity(4);
         for (index, block) in self.blocks.iter().enumerate() {
@@ -125,8 +146,19 @@ impl Block {
         let q = pooled.as_ref().unwrap_or(&qkv);
         let mut heads_out = Tensor::empty(x.device(), &[q.shape()[0], q.shape()[1], q.shape()[2], self.width]);
         let columns = [Columns(q, 0), Columns(&qkv, self.width), Columns(&qkv, 2 * self.width)];
-        attention(columns, Some((&self.padding.0, &self.padding.1)), &self.windows, n, self.heads, &mut heads_out);
-        let mut y = if self.pools { max_pool(&qkv, 3 * self.width, self.width) } else { x };
+        attention(
+            columns,
+            Some((&self.padding.0, &self.padding.1)),
+            &self.windows,
+            n,
+            self.heads,
+            &mut heads_out,
+        );
+        let mut y = if self.pools {
+            max_pool(&qkv, 3 * self.width, self.width)
+        } else {
+            x
+        };
         linear(Input::Plain(&heads_out), &self.project, Epilogue::ACCUMULATE, &mut y);
         let hidden = linear_new(Input::Norm(&y, &self.norm2), &self.expand, Epilogue::activation(Activation::Gelu));
         linear(Input::Plain(&hidden), &self.contract, Epilogue::ACCUMULATE, &mut y);
@@ -171,7 +203,10 @@ fn load_patch(at: &StrictLoader<'_>, config: &Config) -> Result<(Conv, Vec<f32>)
 /// `pos_embed` resized bicubically to the token grid plus `pos_embed_window` tiled over it, [tokens, C].
 fn position(at: &StrictLoader<'_>, config: &Config) -> Result<Vec<f32>> {
     let (c, side, window) = (config.embed_dim, config.image_size / 4, config.window_spec[0]);
-    let [h, w] = [config.window_pos_embed_bkg_spatial_size[0], config.window_pos_embed_bkg_spatial_size[1]];
+    let [h, w] = [
+        config.window_pos_embed_bkg_spatial_size[0],
+        config.window_pos_embed_bkg_spatial_size[1],
+    ];
     let background = at.tensor("pos_embed", &[1, c, h, w]);
     let tile = at.tensor("pos_embed_window", &[1, c, window, window]);
     let plan = ResizePlan::bicubic((h, w), (side, side))?;

@@ -31,7 +31,11 @@ pub fn conv1x1_values(at: &StrictLoader<'_>, name: &str, n: usize, k: usize) -> 
 /// `name.weight` and `name.bias` of a LayerNorm.
 pub fn norm(at: &StrictLoader<'_>, name: &str, channels: usize, eps: f32) -> Norm {
     let at = at.path(name);
-    Norm { gamma: at.tensor("weight", &[channels]), beta: at.tensor("bias", &[channels]), eps }
+    Norm {
+        gamma: at.tensor("weight", &[channels]),
+        beta: at.tensor("bias", &[channels]),
+        eps,
+    }
 }
 
 /// A square convolution.

@@ -63,7 +63,11 @@ impl Mlp {
         let mut width = input;
         let layers = (0..depth.max(1)).map(|i| {
             let name = format!("layers.{i}");
-            let n = if i + 1 == depth.max(1) { output } else { load::rows(&at, &format!("{name}.weight")) };
+            let n = if i + 1 == depth.max(1) {
+                output
+            } else {
+                load::rows(&at, &format!("{name}.weight"))
+            };
             let layer = load::linear(&at, &name, n, width);
             width = n;
             layer
@@ -74,8 +78,16 @@ impl Mlp {
     fn run(&self, x: &Tensor) -> Tensor {
         let mut y: Option<Tensor> = None;
         for (i, layer) in self.0.iter().enumerate() {
-            let activation = if i + 1 == self.0.len() { Activation::None } else { Activation::Relu };
-            y = Some(linear_new(Input::Plain(y.as_ref().unwrap_or(x)), layer, Epilogue::activation(activation)));
+            let activation = if i + 1 == self.0.len() {
+                Activation::None
+            } else {
+                Activation::Relu
+            };
+            y = Some(linear_new(
+                Input::Plain(y.as_ref().unwrap_or(x)),
+                layer,
+                Epilogue::activation(activation),
+            ));
         }
         y.unwrap_or_else(|| x.clone())
     }
@@ -102,8 +114,13 @@ impl MaskDecoder {
         Self {
             tokens,
             transformer,
-            upscale: [up("output_upscaling.0", d, d / 4, Some("output_upscaling.1")), up("output_upscaling.3", d / 4, d / 8, None)],
-            hypernetworks: (0..MASKS).map(|i| Mlp::load(&at, &format!("output_hypernetworks_mlps.{i}"), d, d / 8)).collect(),
+            upscale: [
+                up("output_upscaling.0", d, d / 4, Some("output_upscaling.1")),
+                up("output_upscaling.3", d / 4, d / 8, None),
+            ],
+            hypernetworks: (0..MASKS)
+                .map(|i| Mlp::load(&at, &format!("output_hypernetworks_mlps.{i}"), d, d / 8))
+                .collect(),
             iou: Mlp::load(&at, "iou_prediction_head", d, MASKS),
             score: Mlp::load(&at, "pred_obj_score_head", d, 1),
             pointer,
@@ -118,7 +135,11 @@ impl MaskDecoder {
         let (tokens, image) = self.attend(embedding, &prompt.no_mask, prompt, n);
         let scores = self.score.run(&self.token(&tokens, n, 0)).values().to_vec();
         let ious = self.iou.run(&self.token(&tokens, n, 1));
-        let ious: Vec<Vec<f32>> = ious.values().chunks_exact(MASKS).map(|all| all[1..].iter().map(|v| 1.0 / (1.0 + (-v).exp())).collect()).collect();
+        let ious: Vec<Vec<f32>> = ious
+            .values()
+            .chunks_exact(MASKS)
+            .map(|all| all[1..].iter().map(|v| 1.0 / (1.0 + (-v).exp())).collect())
+            .collect();
         let mut masks = self.masks(&tokens, image, features);
         let (len, present) = (16 * self.grid * self.grid, |item: usize| scores[item] > 0.0);
         for (i, mask) in masks.values_mut().chunks_exact_mut(len).enumerate() {
@@ -127,10 +148,19 @@ impl MaskDecoder {
             }
         }
         // The first of equal maxima, as torch.argmax.
-        let best: Vec<usize> = ious.iter().map(|row| (1..row.len()).fold(0, |top, i| if row[i] > row[top] { i } else { top })).collect();
+        let best: Vec<usize> = ious
+            .iter()
+            .map(|row| (1..row.len()).fold(0, |top, i| if row[i] > row[top] { i } else { top }))
+            .collect();
         let chosen = self.token_of(&tokens, n, |item| 3 + best[item]);
         let pointers = self.pointers(&chosen, &scores);
-        Decoded { masks, ious, scores, pointers, best }
+        Decoded {
+            masks,
+            ious,
+            scores,
+            pointers,
+            best,
+        }
     }
 
     /// The pointers of prompted slices: `top` [N * P, d] are their features without memory, `masks` [N * P, d] the prompt's dense embedding.
@@ -194,7 +224,9 @@ impl MaskDecoder {
     fn pointers(&self, chosen: &Tensor, scores: &[f32]) -> Vec<Vec<f32>> {
         let pointers = self.pointer.run(chosen);
         let rows = pointers.values().chunks_exact(self.no_pointer.len());
-        rows.zip(scores).map(|(row, &score)| if score > 0.0 { row.to_vec() } else { self.no_pointer.clone() }).collect()
+        rows.zip(scores)
+            .map(|(row, &score)| if score > 0.0 { row.to_vec() } else { self.no_pointer.clone() })
+            .collect()
     }
 
     /// The pointer where no object is.

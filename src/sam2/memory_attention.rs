@@ -78,6 +78,11 @@ impl MemoryAttention {
         Start { x, q }
     }
 
+    /// Width of the layers' hidden linear map.
+    pub fn hidden(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.expand.n())
+    }
+
     /// Floats of a shared state of layer 1.
     pub fn state_len(&self) -> usize {
         self.layers[0].keys.state_len()
@@ -98,7 +103,11 @@ impl MemoryAttention {
             x.values_mut()[lane * p * d..][..p * d].copy_from_slice(start.x.values());
             q.values_mut()[lane * p * d..][..p * d].copy_from_slice(start.q.values());
         }
-        let first: Vec<Memory<'_>> = memories.iter().zip(shared).map(|(memory, state)| memory.after(state.map(Tensor::values))).collect();
+        let first: Vec<Memory<'_>> = memories
+            .iter()
+            .zip(shared)
+            .map(|(memory, state)| memory.after(state.map(Tensor::values)))
+            .collect();
         for (index, layer) in self.layers.iter().enumerate() {
             if index > 0 {
                 self.self_attention(layer, &mut x);
@@ -121,7 +130,14 @@ impl MemoryAttention {
         rope(&mut qkv, d, &self.rope);
         let mut out = Tensor::empty(x.device(), x.shape());
         let items = x.rows() / self.windows.query_rows;
-        attention([Columns(&qkv, 0), Columns(&qkv, d), Columns(&qkv, 2 * d)], None, &self.windows, items, 1, &mut out);
+        attention(
+            [Columns(&qkv, 0), Columns(&qkv, d), Columns(&qkv, 2 * d)],
+            None,
+            &self.windows,
+            items,
+            1,
+            &mut out,
+        );
         linear(Input::Plain(&out), &layer.out, Epilogue::ACCUMULATE, x);
     }
 
@@ -141,7 +157,12 @@ impl Layer {
             bias.extend(at.tensor(&format!("self_attn.{name}.bias"), &[d]));
         }
         let cross = at.path("cross_attn_image");
-        let of = |name: &str, k: usize| (cross.tensor(&format!("{name}.weight"), &[d, k]), cross.tensor(&format!("{name}.bias"), &[d]));
+        let of = |name: &str, k: usize| {
+            (
+                cross.tensor(&format!("{name}.weight"), &[d, k]),
+                cross.tensor(&format!("{name}.bias"), &[d]),
+            )
+        };
         let (key, value, out) = (of("k_proj", m), of("v_proj", m), of("out_proj", d));
         let folded = load::folded((&out.0, &out.1), (&value.0, &value.1), m);
         let hidden = load::rows(at, "linear1.weight");

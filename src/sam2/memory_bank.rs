@@ -7,7 +7,10 @@
 ///
 /// Returns (position, temporal index) of each tracked (not conditioning) slice among the last `slices - 1` before `t`.
 pub fn recent(t: usize, tracked: impl Fn(usize) -> bool, slices: usize) -> Vec<(usize, usize)> {
-    (1..slices).filter(|&distance| distance <= t && tracked(t - distance)).map(|distance| (t - distance, distance - 1)).collect()
+    (1..slices)
+        .filter(|&distance| distance <= t && tracked(t - distance))
+        .map(|distance| (t - distance, distance - 1))
+        .collect()
 }
 
 /// How far back pointers of tracked slices reach, exclusive, and (less one) what distances are divided by: min(slices in the sequence, limit).
@@ -17,7 +20,9 @@ pub fn pointer_reach(sequence: usize, limit: usize) -> usize {
 
 /// Object pointers for slice `t`: (position, distance), conditioning slices at or before it first, then tracked slices at distance 1 ... reach - 1.
 pub fn pointers(t: usize, conditioning: impl Iterator<Item = usize>, tracked: impl Fn(usize) -> bool, reach: usize) -> Vec<(usize, usize)> {
-    let near = (1..reach).filter(|&distance| distance <= t && tracked(t - distance)).map(|distance| (t - distance, distance));
+    let near = (1..reach)
+        .filter(|&distance| distance <= t && tracked(t - distance))
+        .map(|distance| (t - distance, distance));
     conditioning.filter(|&s| s <= t).map(|s| (s, t - s)).chain(near).collect()
 }
 

@@ -85,7 +85,15 @@ impl MemoryEncoder {
         let (n, p) = (features.len(), self.grid * self.grid);
         let mut x = masks;
         for (weights, norm) in &self.downsample {
-            x = conv(&x, weights, Epilogue { norm: Some(norm), gelu: true, ..Epilogue::NONE });
+            x = conv(
+                &x,
+                weights,
+                Epilogue {
+                    norm: Some(norm),
+                    gelu: true,
+                    ..Epilogue::NONE
+                },
+            );
         }
         let d = self.mask_project.n();
         let mut y = Tensor::empty(x.device(), &[n, self.grid, self.grid, d]);

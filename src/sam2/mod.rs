@@ -1,6 +1,7 @@
 //! SAM 2.1 / MedSAM2: the network, frozen. Tensor names and code structure agree with Meta's PyTorch program.
 
 pub mod config;
+mod cost;
 pub mod encoder;
 pub mod hiera;
 mod load;
@@ -43,6 +44,7 @@ pub struct Sam2 {
     pointer_position: (Vec<f32>, Vec<f32>),
     /// Low-resolution logits to S x S.
     mask_to_memory: ResizePlan,
+    parameters: usize,
     device: Device,
 }
 
@@ -62,13 +64,26 @@ impl Sam2 {
             decoder: MaskDecoder::load(&at, &config, &prompt),
             prompt,
             memory_encoder: MemoryEncoder::load(&at, &config),
-            pointer_position: (at.tensor("obj_ptr_tpos_proj.weight", &[m, d]), at.tensor("obj_ptr_tpos_proj.bias", &[m])),
+            pointer_position: (
+                at.tensor("obj_ptr_tpos_proj.weight", &[m, d]),
+                at.tensor("obj_ptr_tpos_proj.bias", &[m]),
+            ),
             mask_to_memory: ResizePlan::bilinear((4 * config.grid(), 4 * config.grid()), (config.image_size, config.image_size))?,
             config,
+            parameters: checkpoint
+                .names()
+                .filter_map(|name| checkpoint.shape(name))
+                .map(|shape| shape.iter().product::<usize>())
+                .sum(),
             device: device.clone(),
         };
         at.finish()?;
         Ok(network)
+    }
+
+    /// Parameters of its checkpoint.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// The device it lives on.
@@ -84,5 +99,10 @@ impl Sam2 {
             .zip(weight.chunks_exact(sine.len()))
             .map(|(b, row)| b + row.iter().zip(&sine).map(|(w, s)| w * s).sum::<f32>())
             .collect()
+    }
+
+    /// Those positions for distances 0 .. count, [count, M].
+    pub fn pointer_positions(&self, reach: usize, count: usize) -> Vec<f32> {
+        (0..count).flat_map(|distance| self.pointer_position(distance, reach)).collect()
     }
 }

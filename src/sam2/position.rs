@@ -25,7 +25,10 @@ pub fn sine_2d(height: usize, width: usize, channels: usize) -> Vec<f32> {
 pub fn sine_1d(distance: f32, channels: usize) -> Vec<f32> {
     let half = channels / 2;
     let angle = |i: usize| f64::from(distance) / 10000f64.powf((2 * (i / 2)) as f64 / half as f64);
-    (0..half).map(|i| angle(i).sin() as f32).chain((0..half).map(|i| angle(i).cos() as f32)).collect()
+    (0..half)
+        .map(|i| angle(i).sin() as f32)
+        .chain((0..half).map(|i| angle(i).cos() as f32))
+        .collect()
 }
 
 /// Random Fourier position of a grid's pixel centres [side * side, 2 f]: sine then cosine of 2 pi (2 c - 1) G, c = (x, y) in [0, 1], G [2, f]

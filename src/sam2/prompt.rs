@@ -42,8 +42,14 @@ impl PromptEncoder {
             not_a_point: at.tensor("not_a_point_embed.weight", &[1, d]),
             shrink,
             downscale: [
-                (load::conv(&at, "mask_downscaling.0", first, 1, [2, 2, 0]), load::norm(&at, "mask_downscaling.1", first, 1e-6)),
-                (load::conv(&at, "mask_downscaling.3", second, first, [2, 2, 0]), load::norm(&at, "mask_downscaling.4", second, 1e-6)),
+                (
+                    load::conv(&at, "mask_downscaling.0", first, 1, [2, 2, 0]),
+                    load::norm(&at, "mask_downscaling.1", first, 1e-6),
+                ),
+                (
+                    load::conv(&at, "mask_downscaling.3", second, first, [2, 2, 0]),
+                    load::norm(&at, "mask_downscaling.4", second, 1e-6),
+                ),
             ],
             project: load::conv1x1(&at, "mask_downscaling.6", d, second),
         }
@@ -53,7 +59,15 @@ impl PromptEncoder {
     pub fn mask(&self, mask: &Tensor) -> Tensor {
         let mut x = conv(mask, &self.shrink, Epilogue::NONE);
         for (weights, norm) in &self.downscale {
-            x = conv(&x, weights, Epilogue { norm: Some(norm), gelu: true, ..Epilogue::NONE });
+            x = conv(
+                &x,
+                weights,
+                Epilogue {
+                    norm: Some(norm),
+                    gelu: true,
+                    ..Epilogue::NONE
+                },
+            );
         }
         let y = linear_new(Input::Plain(&x), &self.project, Epilogue::NONE);
         let shape = [y.rows(), y.width()];

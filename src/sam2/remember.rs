@@ -85,7 +85,14 @@ impl Sam2 {
     pub fn remember(&self, masks: &[&[f32]], parts: &[&Tensor], present: &[bool], prompted: bool) -> Result<Tensor> {
         let config = &self.config;
         let scale = config.sigmoid_scale_for_mem_enc;
-        let masks = memory_mask(self.device(), masks, &self.mask_to_memory, prompted, scale, config.sigmoid_bias_for_mem_enc)?;
+        let masks = memory_mask(
+            self.device(),
+            masks,
+            &self.mask_to_memory,
+            prompted,
+            scale,
+            config.sigmoid_bias_for_mem_enc,
+        )?;
         Ok(self.memory_encoder.forward(masks, parts, present))
     }
 

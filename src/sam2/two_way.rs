@@ -56,8 +56,24 @@ impl Cross {
         let v = linear_new(v, &self.v, Epilogue::NONE);
         let mut out = Tensor::empty(y.device(), q.shape());
         let items = q.rows() / windows.query_rows;
-        attention([Columns(&q, 0), Columns(&k, 0), Columns(&v, 0)], None, windows, items, heads, &mut out);
-        linear(Input::Plain(&out), &self.out, Epilogue { accumulate: !replace, norm: Some(norm), ..Epilogue::NONE }, y);
+        attention(
+            [Columns(&q, 0), Columns(&k, 0), Columns(&v, 0)],
+            None,
+            windows,
+            items,
+            heads,
+            &mut out,
+        );
+        linear(
+            Input::Plain(&out),
+            &self.out,
+            Epilogue {
+                accumulate: !replace,
+                norm: Some(norm),
+                ..Epilogue::NONE
+            },
+            y,
+        );
     }
 }
 
@@ -66,7 +82,9 @@ impl TwoWay {
     pub fn load(at: &StrictLoader<'_>, config: &Config) -> Self {
         let at = at.path("sam_mask_decoder.transformer");
         let d = config.d_model;
-        let depth = (0..).take_while(|i| at.shape(&format!("layers.{i}.norm1.weight")).is_some()).count();
+        let depth = (0..)
+            .take_while(|i| at.shape(&format!("layers.{i}.norm1.weight")).is_some())
+            .count();
         let layers = (0..depth)
             .map(|i| {
                 let at = at.path(&format!("layers.{i}"));
@@ -104,20 +122,31 @@ impl TwoWay {
             let old = x.clone();
             let q = if first { Input::Plain(&old) } else { Input::Sum(&old, &tokens) };
             // The first layer uses no position and replaces the queries.
-            layer.itself.run(q, q, Input::Plain(&old), &itself, self.heads, &mut x, &layer.norm1, first);
+            layer
+                .itself
+                .run(q, q, Input::Plain(&old), &itself, self.heads, &mut x, &layer.norm1, first);
             let old = x.clone();
             let (q, k) = (Input::Sum(&old, &tokens), Input::Sum(&image, position));
-            layer.to_image.run(q, k, Input::Plain(&image), &to_image, self.heads, &mut x, &layer.norm2, false);
+            layer
+                .to_image
+                .run(q, k, Input::Plain(&image), &to_image, self.heads, &mut x, &layer.norm2, false);
             let hidden = linear_new(Input::Plain(&x), &layer.expand, Epilogue::activation(Activation::Relu));
-            let after = Epilogue { accumulate: true, norm: Some(&layer.norm3), ..Epilogue::NONE };
+            let after = Epilogue {
+                accumulate: true,
+                norm: Some(&layer.norm3),
+                ..Epilogue::NONE
+            };
             linear(Input::Plain(&hidden), &layer.contract, after, &mut x);
             let old = image.clone();
             let (q, k) = (Input::Sum(&old, position), Input::Sum(&x, &tokens));
-            layer.to_tokens.run(q, k, Input::Plain(&x), &to_tokens, self.heads, &mut image, &layer.norm4, false);
+            layer
+                .to_tokens
+                .run(q, k, Input::Plain(&x), &to_tokens, self.heads, &mut image, &layer.norm4, false);
         }
         let old = x.clone();
         let (q, k) = (Input::Sum(&old, &tokens), Input::Sum(&image, position));
-        self.last.run(q, k, Input::Plain(&image), &to_image, self.heads, &mut x, &self.last_norm, false);
+        self.last
+            .run(q, k, Input::Plain(&image), &to_image, self.heads, &mut x, &self.last_norm, false);
         (x, image)
     }
 }

@@ -16,7 +16,12 @@ impl Tensor {
     pub fn empty(device: &Device, shape: &[usize]) -> Self {
         let mut all = [1; 4];
         all[..shape.len()].copy_from_slice(shape);
-        Self { data: device.take(all.iter().product()), shape: all, rank: shape.len(), device: device.clone() }
+        Self {
+            data: device.take(all.iter().product()),
+            shape: all,
+            rank: shape.len(),
+            device: device.clone(),
+        }
     }
 
     /// A tensor of zeros.
@@ -50,7 +55,11 @@ impl Tensor {
 
     /// The same values under another shape.
     pub fn reshaped(mut self, shape: &[usize]) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), self.data.len(), "a reshape keeps the number of values");
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            self.data.len(),
+            "a reshape keeps the number of values"
+        );
         self.shape = [1; 4];
         self.shape[..shape.len()].copy_from_slice(shape);
         self.rank = shape.len();

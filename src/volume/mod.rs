@@ -1,10 +1,8 @@
 //! A volume is one three-dimensional image or label map in a NIfTI file: its geometry, and its voxels, read slice by slice where they lie.
 
-mod atomic;
 pub mod components;
 mod datatype;
 mod deflate;
-mod digest;
 mod geometry;
 mod header;
 mod inflate;
@@ -22,10 +20,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-pub use atomic::{TEMPORARY_PREFIX, write_atomically};
 pub use datatype::Datatype;
 use datatype::{Row, decode_row};
-pub use digest::{sha256_of_bytes, sha256_of_files};
 pub use geometry::{Affine, AffineSource, Geometry};
 pub use header::{Header, Version};
 pub use orientation::{AxisMap, Orientation};
@@ -34,7 +30,7 @@ pub use storage::ReadOptions;
 use storage::Storage;
 pub use write::{Voxels, is_volume_name, write};
 
-use crate::bad_input;
+use crate::{bad_input, sha256};
 
 /// How far from a whole number a stored label may lie: scaling by a slope, and interpolation that copied values, leave such dust.
 const LABEL_DUST: f64 = 1e-3;
@@ -136,9 +132,9 @@ impl Volume {
     /// The file cannot be read any more.
     pub fn sha256(&self) -> Result<String> {
         if self.files.is_empty() {
-            Ok(sha256_of_bytes(&[self.header.bytes(), &self.storage]))
+            Ok(sha256::of_bytes(&[self.header.bytes(), &self.storage]))
         } else {
-            sha256_of_files(&self.files)
+            sha256::of_files(&self.files)
         }
     }
 

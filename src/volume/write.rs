@@ -6,11 +6,11 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::atomic::write_atomically;
 use super::datatype::Datatype;
 use super::deflate::write_gzip;
 use super::header::Header;
 use super::label_names::extension_bytes;
+use crate::atomic_file;
 use crate::bad_input;
 
 /// Voxels to be written, in stored order (x fastest, then y, z, and classes slowest). The variant is the type in the file.
@@ -129,12 +129,12 @@ pub fn write(path: &Path, like: &Header, voxels: Voxels<'_>, classes: Option<usi
     }
     let header = like.for_writing(voxels.datatype(), classes, extensions.len())?;
     let bytes = voxels.little_endian();
-    write_atomically(path, |out| {
+    atomic_file::write_with(path, |out| {
         if compressed {
-            return write_gzip(&[&[header, extensions].concat(), &bytes], out);
+            return Ok(write_gzip(&[&[header, extensions].concat(), &bytes], out)?);
         }
         out.write_all(&header)?;
         out.write_all(&extensions)?;
-        out.write_all(&bytes)
+        Ok(out.write_all(&bytes)?)
     })
 }

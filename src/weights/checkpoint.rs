@@ -3,10 +3,9 @@
 use super::dtype::{Dtype, element_count, shape_text};
 use super::mapped::{self, Bytes};
 use super::torch;
-use crate::bad_input;
+use crate::{bad_input, sha256};
 use anyhow::{Context, Result};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -281,15 +280,15 @@ impl Checkpoint {
         }
         let digest = match (&self.format, &self.bytes) {
             (Format::Memory, _) => {
-                let mut hasher = Sha256::new();
+                let mut parts = Vec::with_capacity(2 * self.entries.len());
                 for (name, entry) in &self.entries {
-                    hasher.update(format!("{name} {}\n", shape_text(&entry.shape)));
-                    hasher.update(&self.raw(name)?);
+                    parts.push(Cow::from(format!("{name} {}\n", shape_text(&entry.shape)).into_bytes()));
+                    parts.push(self.raw(name)?);
                 }
-                hex(&hasher.finalize())
+                sha256::of_bytes(&parts.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>())
             }
-            (_, Bytes::None) => sha256_of_file(&self.path)?,
-            (_, bytes) => hex(&Sha256::digest(bytes.as_slice())),
+            (_, Bytes::None) => sha256::of_file(&self.path)?,
+            (_, bytes) => sha256::of_bytes(&[bytes.as_slice()]),
         };
         Ok(self.sha256.get_or_init(|| digest).clone())
     }
@@ -308,28 +307,6 @@ impl Checkpoint {
             }
         }
     }
-}
-
-/// SHA-256 of a file in hexadecimal, read in pieces.
-pub(super) fn sha256_of_file(path: &Path) -> Result<String> {
-    let shown = path.display();
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) => bad_input!("{shown}: cannot open the file: {error}; check the path and its permissions"),
-    };
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0u8; 1 << 20];
-    loop {
-        let n = file.read(&mut piece).with_context(|| format!("{shown}: cannot read the file"))?;
-        if n == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&piece[..n]);
-    }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Removes wrapper prefixes that every name has, outermost first (`module.model.x` becomes `x`).

@@ -1,7 +1,7 @@
 //! The manifest of known weights files (`weights/manifest.json`): source, licence and SHA-256; and the demo network, which is built in.
 
-use super::checkpoint::sha256_of_file;
 use crate::bad_input;
+use crate::sha256;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -100,7 +100,7 @@ pub struct Verification {
 /// # Errors
 /// A file that cannot be read. A hash that differs is a finding ([`Verdict::Differs`]), not an error.
 pub fn verify(path: &Path, manifest: &Manifest) -> Result<Verification> {
-    let sha256 = sha256_of_file(path)?;
+    let sha256 = sha256::of_file(path)?;
     let same_hash = |e: &&ManifestEntry| e.sha256.as_deref().is_some_and(|known| known.eq_ignore_ascii_case(&sha256));
     let same_name = |e: &&ManifestEntry| path.file_name().is_some_and(|name| name == e.file.as_str());
     let by_hash = manifest.files.iter().find(same_hash);

@@ -4,12 +4,10 @@
 //! and metadata is sorted. The crate reads the result (the tests let it).
 
 use super::dtype::{Dtype, element_count};
-use crate::bad_input;
+use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::fs::Permissions;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::Path;
 
 /// A tensor to come: name, dtype, shape.
@@ -42,39 +40,23 @@ pub(super) fn write_stream(
     metadata: &BTreeMap<String, String>,
     mut bytes_of: impl FnMut(usize) -> Result<Vec<u8>>,
 ) -> Result<()> {
-    let shown = path.display();
     let (header, sizes) = header(path, plan, metadata)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The mode is what a plain open would ask for; the umask takes its part.
-    let made = tempfile::Builder::new()
-        .prefix(".hpc-seg-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder);
-    let temporary = match made {
-        Ok(file) => file,
-        Err(error) => bad_input!("{shown}: cannot write here: {error}; give a writable place"),
-    };
-    let failed = || format!("{shown}: cannot write; is the disk full?");
-    let mut out = BufWriter::with_capacity(1 << 20, temporary);
-    out.write_all(&(header.len() as u64).to_le_bytes()).with_context(failed)?;
-    out.write_all(&header).with_context(failed)?;
-    for (index, (planned, size)) in plan.iter().zip(sizes).enumerate() {
-        let bytes = bytes_of(index)?;
-        if bytes.len() != size {
-            bad_input!(
-                "{shown}: tensor {} has {} bytes, its shape asks for {size}; nothing was written",
-                planned.name,
-                bytes.len()
-            );
+    atomic_file::write_with(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for (index, (planned, size)) in plan.iter().zip(sizes).enumerate() {
+            let bytes = bytes_of(index)?;
+            if bytes.len() != size {
+                bad_input!(
+                    "tensor {} has {} bytes, its shape asks for {size}; nothing was written",
+                    planned.name,
+                    bytes.len()
+                );
+            }
+            out.write_all(&bytes)?;
         }
-        out.write_all(&bytes).with_context(failed)?;
-    }
-    let temporary = out.into_inner().map_err(|error| error.into_error()).with_context(failed)?;
-    temporary.as_file().sync_all().with_context(failed)?;
-    match temporary.persist(path) {
-        Ok(_) => Ok(()),
-        Err(error) => bad_input!("{shown}: cannot write here: {}; give a writable place", error.error),
-    }
+        Ok(())
+    })
 }
 
 /// The JSON header, padded with spaces to a multiple of 8 so that tensor data starts aligned, and the size of each tensor in bytes.

@@ -7,11 +7,16 @@ use std::path::PathBuf;
 
 /// The team's reference folder, or `None` with a visible line saying that `what` is skipped. With `HPC_SEG_REQUIRE_SHARED` set, its absence is a failure.
 pub fn shared(what: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("HPC_SEG_SHARED").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let root =
+        std::env::var_os("HPC_SEG_SHARED").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     if root.is_dir() {
         return Some(root);
     }
-    assert!(std::env::var_os("HPC_SEG_REQUIRE_SHARED").is_none(), "{what}: {} is absent", root.display());
+    assert!(
+        std::env::var_os("HPC_SEG_REQUIRE_SHARED").is_none(),
+        "{what}: {} is absent",
+        root.display()
+    );
     println!("skipped: {what} ({} is absent)", root.display());
     None
 }
@@ -29,10 +34,24 @@ pub fn formula_network(model: &str, seed: u64, device: &Device) -> Sam2 {
 
 /// Its checkpoint and configuration.
 pub fn formula_weights(model: &str, seed: u64) -> (Checkpoint, Config) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/expected");
-    let read = |suffix: &str| std::fs::read_to_string(folder.join(format!("sam2_{model}_{suffix}.json"))).unwrap();
-    let list = read_tensor_list(model, &read("tensors")).unwrap();
-    (formula_checkpoint(&list, seed).unwrap(), serde_json::from_str(&read("config")).unwrap())
+    let config = std::fs::read_to_string(expected(&format!("sam2_{model}_config.json"))).unwrap();
+    (
+        formula_checkpoint(&formula_list(model), seed).unwrap(),
+        serde_json::from_str(&config).unwrap(),
+    )
+}
+
+/// Names and shapes of a network's tensors.
+pub fn formula_list(model: &str) -> Vec<(String, Vec<usize>)> {
+    read_tensor_list(
+        model,
+        &std::fs::read_to_string(expected(&format!("sam2_{model}_tensors.json"))).unwrap(),
+    )
+    .unwrap()
+}
+
+fn expected(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/expected").join(file)
 }
 
 /// How far `got` is from `want`: (normalised mean squared error, largest difference over the largest magnitude).
@@ -53,11 +72,15 @@ pub fn distance(got: &[f32], want: &[f32]) -> (f64, f64) {
 /// Demands NMSE <= 1e-7 and relative maximum error <= 1e-4.
 pub fn assert_close(name: &str, got: &[f32], want: &[f32]) {
     let (nmse, worst) = distance(got, want);
-    if std::env::var_os("HPC_SEG_TRACE").is_some() {
-        println!("{name}: NMSE {nmse:.1e}, worst {worst:.1e}");
-    }
-    let at = got.iter().zip(want).enumerate().max_by(|(_, (a, b)), (_, (c, d))| (*a - *b).abs().total_cmp(&(*c - *d).abs()));
-    assert!(nmse <= 1e-7 && worst <= 1e-4, "{name}: NMSE {nmse:.2e} (1e-7), worst {worst:.2e} (1e-4) at {at:?}");
+    let at = got
+        .iter()
+        .zip(want)
+        .enumerate()
+        .max_by(|(_, (a, b)), (_, (c, d))| (*a - *b).abs().total_cmp(&(*c - *d).abs()));
+    assert!(
+        nmse <= 1e-7 && worst <= 1e-4,
+        "{name}: NMSE {nmse:.2e} (1e-7), worst {worst:.2e} (1e-4) at {at:?}"
+    );
 }
 
 /// Demands bf16 values within one unit in the last place, at least 99 % equal. A value far below the tensor's largest is a difference of large f32 sums, whose own
@@ -73,7 +96,10 @@ pub fn assert_close_bf16(name: &str, got: &[f32], want: &[f32]) {
     for (i, (&a, &b)) in got.iter().zip(want).enumerate() {
         assert_eq!(a.to_bits() & 0xffff, 0, "{name}[{i}] = {a} is no bf16 value");
         let ulps = (order(a) - order(b)).abs();
-        assert!(ulps <= 1 || (a - b).abs() <= noise, "{name}[{i}]: {a} against {b}, {ulps} units in the last place");
+        assert!(
+            ulps <= 1 || (a - b).abs() <= noise,
+            "{name}[{i}]: {a} against {b}, {ulps} units in the last place"
+        );
         equal += usize::from(a == b);
     }
     assert!(equal * 100 >= got.len() * 99, "{name}: only {equal} of {} equal", got.len());

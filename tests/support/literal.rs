@@ -28,6 +28,18 @@ pub fn encode(net: &Sam2, slice: &[f32]) -> Features {
 
 /// One pass over `slices` [S, S]; `masks[t]` is a prompt [S, S] or none. Backwards mirrors the sequence; the result is by original position.
 pub fn pass(net: &Sam2, slices: &[Vec<f32>], masks: &[Option<Vec<u8>>], backwards: bool, fill_holes: usize) -> BTreeMap<usize, Trace> {
+    pass_with(net, slices, masks, backwards, fill_holes, &mut |_, _| {})
+}
+
+/// The same; `seen` is shown every slice's position and trace before later slices use it.
+pub fn pass_with(
+    net: &Sam2,
+    slices: &[Vec<f32>],
+    masks: &[Option<Vec<u8>>],
+    backwards: bool,
+    fill_holes: usize,
+    seen: &mut dyn FnMut(usize, &mut Trace),
+) -> BTreeMap<usize, Trace> {
     let n = slices.len();
     let place = |t: usize| if backwards { n - 1 - t } else { t };
     let conditioning: Vec<usize> = (0..n).filter(|&t| masks[place(t)].is_some()).collect();
@@ -36,19 +48,23 @@ pub fn pass(net: &Sam2, slices: &[Vec<f32>], masks: &[Option<Vec<u8>>], backward
         let features = encode(net, &slices[place(t)]);
         let mask = masks[place(t)].as_deref().unwrap();
         let p = net.prompt_with_masks(&[&features], &[mask], fill_holes).unwrap();
-        let trace = Trace {
+        let mut trace = Trace {
             tokens: p.tokens.values().to_vec(),
             pointer: p.pointers[0].clone(),
             low_res: p.low_res[0].clone(),
             attended: None,
             decoded: None,
         };
+        seen(place(t), &mut trace);
         done.insert(t, trace);
     }
-    let Some(&first) = conditioning.first() else { return BTreeMap::new() };
+    let Some(&first) = conditioning.first() else {
+        return BTreeMap::new();
+    };
     for t in first..n {
         if masks[place(t)].is_none() {
-            let trace = track(net, &encode(net, &slices[place(t)]), t, n, &conditioning, &done);
+            let mut trace = track(net, &encode(net, &slices[place(t)]), t, n, &conditioning, &done);
+            seen(place(t), &mut trace);
             done.insert(t, trace);
         }
     }
@@ -61,7 +77,9 @@ fn track(net: &Sam2, features: &Features, t: usize, n: usize, conditioning: &[us
     let tracked = |s: usize| done.contains_key(&s) && !conditioning.contains(&s);
     // [P, slots, M] of conditioning slices, then of recent ones.
     let gather = |slices: &[usize]| -> Vec<f32> {
-        (0..p).flat_map(|at| slices.iter().flat_map(move |s| done[s].tokens[at * m..(at + 1) * m].to_vec())).collect()
+        (0..p)
+            .flat_map(|at| slices.iter().flat_map(move |s| done[s].tokens[at * m..(at + 1) * m].to_vec()))
+            .collect()
     };
     let recent = memory_bank::recent(t, tracked, config.num_maskmem);
     let (recent_slices, recent_times): (Vec<usize>, Vec<usize>) = recent.into_iter().unzip();
@@ -77,8 +95,16 @@ fn track(net: &Sam2, features: &Features, t: usize, n: usize, conditioning: &[us
         }
     }
     let memory = Memory {
-        conditioning: Slices { tokens: &tokens, slots: conditioning.len(), times: &times },
-        recent: Slices { tokens: &recent_tokens, slots: recent_slices.len(), times: &recent_times },
+        conditioning: Slices {
+            tokens: &tokens,
+            slots: conditioning.len(),
+            times: &times,
+        },
+        recent: Slices {
+            tokens: &recent_tokens,
+            slots: recent_slices.len(),
+            times: &recent_times,
+        },
         pointer_keys: &keys,
         pointer_values: &values,
         start: None,

@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub mod fast;
 pub mod golden;
 pub mod literal;
 pub mod ops;

@@ -276,13 +276,13 @@ fn what_cannot_be_written_is_said_and_leaves_nothing_behind() {
 fn a_failed_write_leaves_the_old_file_alone_and_a_good_one_replaces_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = save(folder.path(), "a.txt", b"old");
-    let failed = hpc_seg::volume::write_atomically(&path, |out| {
+    let failed = hpc_seg::atomic_file::write_with(&path, |out| {
         std::io::Write::write_all(out, &[b'x'; 100_000])?;
-        Err(std::io::Error::other("stopped half-way"))
+        anyhow::bail!("stopped half-way")
     });
     assert!(format!("{:#}", failed.unwrap_err()).contains("a.txt: could not be written"));
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    hpc_seg::volume::write_atomically(&path, |out| std::io::Write::write_all(out, b"new")).unwrap();
+    hpc_seg::atomic_file::write_bytes(&path, b"new").unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     #[cfg(unix)]

@@ -91,7 +91,7 @@ fn places_that_cannot_be_written_are_refused() {
         Precision::Keep,
     ));
     assert!(
-        text.starts_with("/nonexistent/x.safetensors: cannot write here") && text.contains("give a writable place"),
+        text.starts_with("/nonexistent/x.safetensors: cannot be written") && text.contains("choose another place"),
         "{text}"
     );
     let text = message(convert(&golden("flat.pt"), std::path::Path::new("x.pt"), Precision::Keep));

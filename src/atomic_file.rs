@@ -1,0 +1,173 @@
+//! A file that is there whole or not at all: written under a temporary name in the same folder, flushed to disk, then renamed.
+
+use crate::bad_input;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+/// How the temporary names begin; what a killed process left behind is found by it ([`remove_leftovers`]).
+pub const TEMPORARY_PREFIX: &str = ".hpc-seg-";
+
+/// Writes `bytes` to `path`; see [`write_with`].
+///
+/// # Errors
+/// As [`write_with`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// Lets `fill` write the content of `path`, which afterwards holds either all of it or what it held before; on an error nothing stays behind.
+///
+/// # Errors
+/// A folder that is missing or takes no files (the user's to mend); a full disk; what `fill` returns. The message names the file.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
+    let shown = path.display();
+    let folder = folder_of(path);
+    if !folder.is_dir() {
+        bad_input!(
+            "{shown}: cannot be written, {} is no folder; create it or choose another place",
+            folder.display()
+        );
+    }
+    if path.is_dir() {
+        bad_input!("{shown}: cannot be written, a folder has that name; remove it or choose another place");
+    }
+    let disk = || format!("{shown}: could not be written");
+    let temporary = match temporary_in(folder) {
+        Ok(file) => file,
+        // A full disk is told by its kind, which must stay visible.
+        Err(error) if is_full(&error) => return Err(error).with_context(disk),
+        Err(error) => bad_input!(
+            "{shown}: cannot be written, {} takes no files ({error}); check its permissions or choose another place",
+            folder.display()
+        ),
+    };
+    let mut buffer = BufWriter::with_capacity(1 << 18, temporary.as_file());
+    fill(&mut buffer).and_then(|()| Ok(buffer.flush()?)).with_context(disk)?;
+    drop(buffer);
+    temporary.as_file().sync_all().with_context(disk)?;
+    temporary.persist(path).map_err(|failure| failure.error).with_context(disk)?;
+    // The rename itself reaches the disk with the folder. Some network file systems refuse to open folders; the data is safe there anyway.
+    if let Ok(handle) = File::open(folder) {
+        let _ = handle.sync_all();
+    }
+    Ok(())
+}
+
+/// Makes sure that files can be written into `folder`, by writing one and removing it.
+///
+/// # Errors
+/// When the folder is missing, read-only or full.
+pub fn probe(folder: &Path) -> io::Result<()> {
+    let mut temporary = temporary_in(folder)?;
+    temporary.write_all(b"hpc-seg asks whether this folder can be written to\n")?;
+    temporary.as_file().sync_all()
+}
+
+/// Removes the temporary files that a killed process left in `folder`, and says how many there were. Only for a folder nobody else writes to.
+pub fn remove_leftovers(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let is_leftover = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX);
+    entries
+        .flatten()
+        .filter(|entry| is_leftover(entry) && fs::remove_file(entry.path()).is_ok())
+        .count()
+}
+
+/// Whether `error` comes from a full disk or an exhausted quota, which the next file would meet as well.
+pub fn is_disk_full(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_full)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    #[cfg(unix)]
+    {
+        // Without this the files would be readable by their owner only; results in a shared folder follow the umask like any others.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_content_and_leaves_no_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mask.nii.gz");
+        write_bytes(&path, b"old").unwrap();
+        let error = write_with(&path, |file| {
+            file.write_all(b"half of the new")?;
+            anyhow::bail!("the network vanished")
+        })
+        .unwrap_err();
+        assert!(
+            format!("{error:#}").contains("mask.nii.gz: could not be written: the network vanished"),
+            "{error:#}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["mask.nii.gz"]);
+    }
+
+    #[test]
+    fn a_panic_while_writing_leaves_no_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mask.nii.gz");
+        let _ = crate::panics::catch(|| write_with(&path, |_| panic!("made up")));
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_written_file_is_as_readable_as_any_other_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        write_bytes(&folder.path().join("ours"), b"1").unwrap();
+        fs::write(folder.path().join("plain"), b"1").unwrap();
+        assert_eq!(mode("ours"), mode("plain"));
+    }
+
+    #[test]
+    fn a_missing_folder_is_named_and_leftovers_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gone/mask.nii.gz");
+        assert!(write_bytes(&path, b"x").unwrap_err().to_string().contains("gone/mask.nii.gz"));
+        assert!(probe(&folder.path().join("gone")).is_err());
+        probe(folder.path()).unwrap();
+        fs::write(folder.path().join(format!("{TEMPORARY_PREFIX}abc")), b"half").unwrap();
+        fs::write(folder.path().join("mask.nii.gz"), b"whole").unwrap();
+        assert_eq!(remove_leftovers(folder.path()), 1);
+        assert_eq!(names(folder.path()), ["mask.nii.gz"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_errors() {
+        let full = anyhow::Error::new(io::Error::from(io::ErrorKind::StorageFull)).context("cannot write a.nii.gz");
+        let denied = anyhow::Error::new(io::Error::from(io::ErrorKind::PermissionDenied)).context("cannot write a.nii.gz");
+        assert!(is_disk_full(&full));
+        assert!(!is_disk_full(&denied));
+    }
+}

@@ -1,0 +1,417 @@
+//! The labeller: the network, loaded once for a cohort, the support cache, and the way of one case from its file to its results.
+
+mod results;
+
+use crate::cohort::case_record::{self, FileOfRecord, Timings};
+use crate::cohort::discover::{LabelledCase, UnlabelledCase};
+use crate::cohort::output::CaseFiles;
+use crate::cohort::runner::CaseOutcome;
+use crate::cohort::settings::{Settings, SliceAxis};
+use crate::device::Device;
+use crate::messages::Progress;
+use crate::sam2::{Config, Sam2, memory_bank};
+use crate::stop::Stop;
+use crate::tffs::ensemble::{Ensemble, Labelling};
+use crate::tffs::intensity;
+use crate::tffs::places::insertion_places;
+use crate::tffs::schedule::{ClassPlan, Hooks, Query, run_classes};
+use crate::tffs::source::{Image, Labelled, Labels};
+use crate::tffs::support::Support;
+use crate::volume::{AxisMap, ReadAhead, Volume};
+use crate::weights::Checkpoint;
+use crate::{bad_input, clock, note};
+use anyhow::Result;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The loaded network and what is kept between cases.
+pub struct Labeller {
+    net: Sam2,
+    weights: FileOfRecord,
+    settings: Settings,
+    lanes: usize,
+    supports: HashMap<SupportKey, Vec<Option<Support>>>,
+    labelled: HashMap<String, Arc<Checked>>,
+}
+
+/// What a support's memory depends on: the labelled case, how its array is seen, the query's plane, the reach of pointers and the classes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SupportKey {
+    case: String,
+    view: String,
+    plane: (usize, usize),
+    reach: usize,
+    classes: Vec<u8>,
+}
+
+/// A labelled case whose files fit each other.
+struct Checked {
+    image: Arc<Volume>,
+    labels: Arc<Volume>,
+    classes: Vec<u8>,
+    image_file: FileOfRecord,
+    labels_file: FileOfRecord,
+}
+
+/// A support as one case uses it.
+struct Use {
+    case: String,
+    key: SupportKey,
+    places: Vec<usize>,
+    reoriented: Option<String>,
+    files: (FileOfRecord, FileOfRecord),
+}
+
+/// An open query.
+struct Opened {
+    image: Image,
+    file: FileOfRecord,
+    warnings: Vec<String>,
+}
+
+impl Labeller {
+    /// Loads the network of `weights`; `threads` 0 means all there are, `lanes` is how many lanes step together.
+    ///
+    /// # Errors
+    /// Weights or a configuration that do not make a SAM 2.1 network.
+    pub fn open(weights: &Path, config: Option<&Path>, threads: usize, lanes: usize, settings: Settings) -> Result<Self> {
+        let checkpoint = Checkpoint::open(weights)?;
+        let weights = FileOfRecord {
+            file: file_name(weights),
+            sha256: checkpoint.sha256()?,
+        };
+        if config.is_none() && checkpoint.metadata("config").is_none() {
+            note!(
+                "slices are seen at {0} x {0}, as MedSAM2 was trained; for Meta's own SAM 2.1 give --config with {{\"image_size\": 1024}}",
+                Config::default().image_size
+            );
+        }
+        let device = Device::cpu(threads)?;
+        let net = Sam2::load(&checkpoint, Config::of(&checkpoint, config)?, &device)?;
+        Ok(Self {
+            net,
+            weights,
+            settings,
+            lanes,
+            supports: HashMap::new(),
+            labelled: HashMap::new(),
+        })
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Sam2 {
+        &self.net
+    }
+
+    /// Lanes that step together.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// [slices, rows, columns] of a query.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub fn query_dims(&self, case: &UnlabelledCase) -> Result<[usize; 3]> {
+        Ok(self.query_axes()?.permute(self.open_volume(&case.image)?.dims()))
+    }
+
+    /// Insertions of each labelled volume into one of `slices` slices.
+    pub fn runs_per_support(&self, slices: usize) -> usize {
+        self.settings
+            .insert_at
+            .as_ref()
+            .map_or(self.settings.insertions.min(slices), Vec::len)
+    }
+
+    /// Slices with each of the case's classes.
+    ///
+    /// # Errors
+    /// Files that are unusable or do not fit each other.
+    pub fn labelled_slices(&mut self, case: &LabelledCase) -> Result<Vec<usize>> {
+        let checked = self.checked(case)?;
+        let labels = Labels {
+            volume: Arc::clone(&checked.labels),
+            axes: self.query_axes()?,
+        };
+        labels.slices_per_class(&checked.classes)
+    }
+
+    /// SHA-256 of the weights.
+    pub fn weights_sha256(&self) -> &str {
+        &self.weights.sha256
+    }
+
+    /// Labels one case from `labelled` and writes `files` under `out`.
+    ///
+    /// # Errors
+    /// Unusable volumes (the file and the remedy are named), a full disk, a stop.
+    pub fn label(
+        &mut self,
+        case: &UnlabelledCase,
+        group: &str,
+        labelled: &[&LabelledCase],
+        (out, files): (&Path, &CaseFiles),
+        stop: &Stop,
+        progress: &Progress,
+    ) -> Result<CaseOutcome> {
+        let device = self.net.device().clone();
+        device.install(|| {
+            let mut hooks = Hooks::new(stop, progress);
+            progress.stage("reading", 0);
+            let mut opened = hooks.timed("open", || self.open_query(case))?;
+            let uses = self.uses(case, &opened.image, labelled, &mut opened.warnings)?;
+            let classes = uses.first().map(|u| u.key.classes.clone()).unwrap_or_default();
+            progress.stage("encoding", opened.image.dims()[0] as u64);
+            let query = self.encode(&opened.image, &mut hooks)?;
+            let labelling = self.run(&opened, &query, &uses, &classes, labelled, files.probability.is_some(), &mut hooks)?;
+            progress.stage("writing", 0);
+            let record = self.record(case, group, &opened, &uses, &labelling)?;
+            hooks.timed("write", || self.write(out, files, &opened.image, &labelling, &record))?;
+            let seconds: Vec<(String, f64)> = hooks.seconds.iter().map(|(name, s)| ((*name).to_owned(), *s)).collect();
+            let timings = Timings::new(&case.name, clock::now(), device.threads(), &seconds);
+            case_record::write(&out.join(&files.timings), &timings)?;
+            Ok(CaseOutcome {
+                line: results::outcome_line(&record),
+                warnings: opened.warnings,
+            })
+        })
+    }
+
+    fn open_query(&self, case: &UnlabelledCase) -> Result<Opened> {
+        let volume = self.open_volume(&case.image)?;
+        let file = FileOfRecord {
+            file: file_name(&case.image),
+            sha256: volume.sha256()?,
+        };
+        let image = Image::new(volume, self.query_axes()?, self.window())?;
+        let warnings = image
+            .intensity
+            .warning()
+            .map(|text| format!("{}: {text}", case.image.display()))
+            .into_iter()
+            .collect();
+        Ok(Opened { image, file, warnings })
+    }
+
+    /// The file, or its channel if it has several.
+    fn open_volume(&self, path: &Path) -> Result<Arc<Volume>> {
+        let volume = Volume::open(path)?;
+        Ok(Arc::new(if volume.channels() > 1 {
+            Volume::open_channel(path, self.settings.channel)?
+        } else {
+            volume
+        }))
+    }
+
+    fn query_axes(&self) -> Result<AxisMap> {
+        AxisMap::slice_axis(match self.settings.slice_axis {
+            SliceAxis::X => 0,
+            SliceAxis::Y => 1,
+            SliceAxis::Z => 2,
+        })
+    }
+
+    fn window(&self) -> Option<intensity::Window> {
+        self.settings.window.map(|w| intensity::Window {
+            level: w.level,
+            width: w.width,
+        })
+    }
+
+    /// Opens and checks a labelled case, once.
+    fn checked(&mut self, case: &LabelledCase) -> Result<Arc<Checked>> {
+        if let Some(found) = self.labelled.get(&case.name) {
+            return Ok(Arc::clone(found));
+        }
+        let (image, labels) = (self.open_volume(&case.image)?, Arc::new(Volume::open(&case.labels)?));
+        if labels.channels() > 1 {
+            bad_input!(
+                "{}: a label map has one channel, this file has {}",
+                case.labels.display(),
+                labels.channels()
+            );
+        }
+        if image.dims() != labels.dims() {
+            bad_input!(
+                "{}: the labels are {:?} voxels, their image {} is {:?}; labels must lie on their image's grid",
+                case.labels.display(),
+                labels.dims(),
+                case.image.display(),
+                image.dims()
+            );
+        }
+        if let Some(difference) = image.geometry().difference(labels.geometry()) {
+            bad_input!(
+                "{}: the labels lie elsewhere than their image {}: {difference}; resample the labels to the image, or copy the image's header if only the header is wrong",
+                case.labels.display(),
+                case.image.display()
+            );
+        }
+        let classes = Labels {
+            volume: Arc::clone(&labels),
+            axes: AxisMap::default(),
+        }
+        .classes()?;
+        let checked = Arc::new(Checked {
+            image_file: FileOfRecord {
+                file: file_name(&case.image),
+                sha256: image.sha256()?,
+            },
+            labels_file: FileOfRecord {
+                file: file_name(&case.labels),
+                sha256: labels.sha256()?,
+            },
+            image,
+            labels,
+            classes,
+        });
+        self.labelled.insert(case.name.clone(), Arc::clone(&checked));
+        Ok(checked)
+    }
+
+    /// Which supports a case uses, seen how, inserted where.
+    fn uses(&mut self, case: &UnlabelledCase, query: &Image, labelled: &[&LabelledCase], warnings: &mut Vec<String>) -> Result<Vec<Use>> {
+        let slices = query.dims()[0];
+        let checked = labelled.iter().map(|case| self.checked(case)).collect::<Result<Vec<_>>>()?;
+        let mut classes: Vec<u8> = checked.iter().flat_map(|c| c.classes.iter().copied()).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        if classes.is_empty() {
+            let names: Vec<String> = labelled.iter().map(|c| c.labels.display().to_string()).collect();
+            bad_input!(
+                "no labelled volume shows any class: every mask is empty ({}); check the label files",
+                names.join(", ")
+            );
+        }
+        let settings = &self.settings;
+        if let Some(place) = settings.insert_at.iter().flatten().find(|&&place| place >= slices) {
+            bad_input!(
+                "--insert-at {place}: {} has {slices} slices; places run from 0 to {}",
+                case.image.display(),
+                slices - 1
+            );
+        }
+        if settings.insert_at.is_none() && settings.insertions > slices {
+            warnings.push(format!(
+                "{} has {slices} slices: all of them serve as insertion places, fewer than --insertions {}",
+                case.name, settings.insertions
+            ));
+        }
+        let mut uses = Vec::new();
+        for (support, checked) in labelled.iter().zip(&checked) {
+            let axes = self.view(query, checked)?;
+            let depth = axes.permute(checked.image.dims())[0];
+            let places = match &settings.insert_at {
+                Some(places) => places.clone(),
+                None => insertion_places(settings.seed, &case.name, &support.name, slices, settings.insertions),
+            };
+            let reoriented = (axes != query.axes).then(|| {
+                let [from, to] = [&checked.image, &query.volume].map(|v| v.geometry().orientation().to_string());
+                format!("{from} to {to}")
+            });
+            if let Some(change) = &reoriented {
+                warnings.push(format!(
+                    "{} was permuted to the orientation of {} ({change}); --no-reorient switches that off",
+                    support.name, case.name
+                ));
+            }
+            uses.push(Use {
+                case: support.name.clone(),
+                key: SupportKey {
+                    case: support.name.clone(),
+                    view: axes.to_string(),
+                    plane: query.plane(),
+                    reach: memory_bank::pointer_reach(slices + depth, self.net.config.max_obj_ptrs_in_encoder),
+                    classes: classes.clone(),
+                },
+                places,
+                reoriented,
+                files: (checked.image_file.clone(), checked.labels_file.clone()),
+            });
+        }
+        Ok(uses)
+    }
+
+    /// How a labelled volume's array is seen for a query.
+    fn view(&self, query: &Image, labelled: &Checked) -> Result<AxisMap> {
+        if !self.settings.reorient {
+            return self.query_axes();
+        }
+        Ok(AxisMap::to_match(labelled.image.geometry(), query.volume.geometry(), &query.axes))
+    }
+
+    fn encode(&self, image: &Image, hooks: &mut Hooks<'_>) -> Result<Query> {
+        let size = self.net.config.image_size;
+        let mut read = image.reader(size)?;
+        let slices = ReadAhead::new(0..image.dims()[0], 2, move |z| {
+            let mut out = vec![0.0; size * size];
+            read(z, &mut out)?;
+            Ok(out)
+        })?;
+        Query::encode(&self.net, slices.map(|(_, slice)| slice), image.plane(), hooks)
+    }
+
+    /// Builds the supports that are missing, then runs every class.
+    fn run(
+        &mut self,
+        opened: &Opened,
+        query: &Query,
+        uses: &[Use],
+        classes: &[u8],
+        labelled: &[&LabelledCase],
+        keep_probabilities: bool,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Labelling> {
+        hooks.progress.stage("supports", uses.len() as u64);
+        for (used, case) in uses.iter().zip(labelled) {
+            hooks.stop.check()?;
+            if !self.supports.contains_key(&used.key) {
+                let checked = self.checked(case)?;
+                let axes = self.view(&opened.image, &checked)?;
+                let built = hooks.timed("supports", || {
+                    let image = Image::new(Arc::clone(&checked.image), axes, self.window())?;
+                    let labels = Labels {
+                        volume: Arc::clone(&checked.labels),
+                        axes,
+                    };
+                    let labelled = Labelled {
+                        case: case.name.clone(),
+                        image,
+                        labels,
+                    };
+                    Support::build(
+                        &self.net,
+                        &labelled,
+                        classes,
+                        used.key.plane,
+                        used.key.reach,
+                        self.settings.fill_holes,
+                    )
+                })?;
+                self.supports.insert(used.key.clone(), built);
+            }
+            hooks.progress.advance(1);
+        }
+        let plan = |(index, &class): (usize, &u8)| {
+            let supports = uses
+                .iter()
+                .filter_map(|used| Some((self.supports.get(&used.key)?.get(index)?.as_ref()?, &used.places[..])));
+            ClassPlan {
+                class,
+                supports: supports.collect(),
+            }
+        };
+        let plans: Vec<ClassPlan<'_>> = classes.iter().enumerate().map(plan).collect();
+        let ensemble = Ensemble::new(opened.image.dims(), self.settings.threshold as f32, keep_probabilities);
+        let done = run_classes(&self.net, query, &plans, (self.lanes, self.settings.fill_holes), ensemble, hooks)?;
+        hooks.timed("components", || done.finish(self.settings.largest_component))
+    }
+}
+
+/// The name of a file, without its folder.
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}

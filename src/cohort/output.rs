@@ -1,0 +1,74 @@
+//! Where a cohort's results go: masks at the top of the output folder and nothing else there, everything beside them in folders of their own.
+
+use crate::cohort::discover::is_same;
+use crate::{atomic_file, bad_input};
+use anyhow::Result;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The files of one case, relative to the output folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseFiles {
+    /// The mask, `CASE.nii.gz`.
+    pub mask: PathBuf,
+    /// Binary entropy of the mean probability, `uncertainty/CASE.nii.gz`.
+    pub uncertainty: PathBuf,
+    /// Mean probability, `probability/CASE.nii.gz`, if it is wanted.
+    pub probability: Option<PathBuf>,
+    /// What was done and found, `cases/CASE.json`.
+    pub record: PathBuf,
+    /// Contours on some slices, `cases/CASE.png`.
+    pub picture: PathBuf,
+    /// Seconds per stage, `timings/CASE.json`.
+    pub timings: PathBuf,
+}
+
+impl CaseFiles {
+    /// The files of the case `name`.
+    pub fn new(name: &str, save_probabilities: bool) -> Self {
+        let (volume, json) = (format!("{name}.nii.gz"), format!("{name}.json"));
+        Self {
+            mask: PathBuf::from(&volume),
+            uncertainty: Path::new("uncertainty").join(&volume),
+            probability: save_probabilities.then(|| Path::new("probability").join(&volume)),
+            record: Path::new("cases").join(&json),
+            picture: Path::new("cases").join(format!("{name}.png")),
+            timings: Path::new("timings").join(&json),
+        }
+    }
+
+    /// All of them, the mask last: where it is, the others are too.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let mut files = vec![&self.uncertainty, &self.record, &self.picture, &self.timings];
+        files.extend(&self.probability);
+        files.push(&self.mask);
+        files.into_iter().cloned().collect()
+    }
+}
+
+/// Creates the output folder with the folders that `files` go into, and makes sure that each can be written to, before any work starts.
+///
+/// # Errors
+/// When `out` is one of the folders that inputs are read from, or cannot be created or written to.
+pub fn prepare<'a>(out: &Path, input_folders: &[PathBuf], files: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    if let Some(input) = input_folders.iter().find(|input| is_same(input, out)) {
+        bad_input!(
+            "--out {} is a folder that volumes are read from; results there could replace them. Choose another",
+            input.display()
+        );
+    }
+    let mut folders: Vec<PathBuf> = files.filter_map(|file| Some(out.join(file.parent()?))).collect();
+    folders.push(out.to_path_buf());
+    folders.sort();
+    folders.dedup();
+    for folder in folders {
+        let created = fs::create_dir_all(&folder).and_then(|()| atomic_file::probe(&folder));
+        if let Err(error) = created {
+            bad_input!(
+                "cannot write to the output folder {}: {error}. Choose another --out, or mend its permissions or space",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! A cohort of phantoms as files, in nnU-Net's layout: labelled cases in `imagesTr` and `labelsTr`, the others in `imagesTs`. The truth of
+//! the others lies in `labelsTs`, where no command takes it for labels.
+
+use crate::bad_input;
+use crate::messages::Progress;
+use crate::stop::Stop;
+use crate::volume::phantom::{LABELS, Phantom, Sequence};
+use crate::volume::{self, Affine, Header, Voxels};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Cases, the labelled ones included; at least 1.
+    pub cases: usize,
+    /// Cases among them, the first ones, that get labels.
+    pub labelled: usize,
+    /// Folder to write to.
+    pub out: PathBuf,
+    /// Seed of all cases.
+    pub seed: u64,
+    /// MR sequence of the images.
+    pub sequence: Sequence,
+    /// Voxels along z, y, x; none: sizes vary from case to case.
+    pub size: Option<[usize; 3]>,
+    /// The only organ whose label is written; none: all of them.
+    pub organ: Option<u8>,
+}
+
+/// Sizes in turn, as different scanners would give them; each fits the demo network.
+const SIZES: [[usize; 3]; 3] = [[22, 112, 112], [24, 128, 128], [20, 96, 112]];
+
+/// Makes the cohort and returns the names of its cases. The same request gives the same bytes.
+///
+/// # Errors
+/// Counts that contradict each other, a size that cannot be made, a folder that cannot be written to or holds other images, or a stop.
+pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<String>> {
+    let Request { cases, labelled, out, .. } = request;
+    if *cases == 0 || labelled > cases {
+        bad_input!("--cases {cases} --labelled {labelled}: there must be at least one case, and no more labelled ones than cases");
+    }
+    refuse_other_images(out, *cases)?;
+    progress.stage("making phantoms", *cases as u64);
+    let names: Vec<String> = (0..*cases).map(case_name).collect();
+    for (index, name) in names.iter().enumerate() {
+        stop.check()?;
+        let size = request.size.unwrap_or(SIZES[index % SIZES.len()]);
+        let mut phantom = Phantom::generate(request.seed, name, request.sequence, size)?;
+        if let Some(organ) = request.organ {
+            phantom
+                .labels
+                .iter_mut()
+                .filter(|label| **label != organ)
+                .for_each(|label| *label = 0);
+        }
+        let kind = if index < *labelled { "Tr" } else { "Ts" };
+        write_case(
+            &phantom,
+            &out.join(format!("images{kind}/{name}_0000.nii.gz")),
+            &out.join(format!("labels{kind}/{name}.nii.gz")),
+        )?;
+        progress.advance(1);
+    }
+    Ok(names)
+}
+
+fn case_name(index: usize) -> String {
+    format!("phantom_{index:03}")
+}
+
+/// A folder with more cases than these, or other ones, is not ours to add to: old and new phantoms would be mixed.
+fn refuse_other_images(out: &Path, cases: usize) -> Result<()> {
+    let ours: Vec<String> = (0..cases).map(|index| format!("{}_0000.nii.gz", case_name(index))).collect();
+    for folder in ["imagesTr", "imagesTs"].map(|name| out.join(name)) {
+        let files = fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        if let Some(other) = files.into_iter().find(|name| !ours.contains(name) && !name.starts_with('.')) {
+            bad_input!(
+                "{} holds {other}, which is not one of these phantoms; choose an empty folder with --out",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn write_case(phantom: &Phantom, image: &Path, labels: &Path) -> Result<()> {
+    for folder in [image, labels].into_iter().filter_map(Path::parent) {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
+    }
+    let ([z, y, x], [dz, dy, dx]) = (phantom.dims, phantom.spacing);
+    // x runs to the patient's left and y to the back, where NIfTI counts right and front; the middle of the volume is the origin.
+    let middle = |count: usize, step: f64| (count as f64 - 1.0) / 2.0 * step;
+    let affine: Affine = [
+        [-dx, 0.0, 0.0, middle(x, dx)],
+        [0.0, -dy, 0.0, middle(y, dy)],
+        [0.0, 0.0, dz, -middle(z, dz)],
+    ];
+    let header = Header::new([x, y, z], &affine)?;
+    let names: Vec<(u16, String)> = (1_u16..).zip(&LABELS[1..]).map(|(value, name)| (value, name.to_string())).collect();
+    volume::write(image, &header, Voxels::U8(&phantom.image), None, &[])?;
+    volume::write(labels, &header, Voxels::U8(&phantom.labels), None, &names)
+}

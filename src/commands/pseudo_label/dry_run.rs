@@ -1,0 +1,132 @@
+//! `--dry-run`: what would run, with the memory and time it would take.
+
+use super::Plan;
+use crate::cohort::estimate::{Estimate, product_rate};
+use crate::cohort::settings::Settings;
+use crate::{clock, messages};
+use anyhow::{Result, anyhow};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// What is written.
+#[derive(Serialize)]
+struct Shown<'a> {
+    out: &'a Path,
+    threads: usize,
+    gigaflops_per_second: f64,
+    settings: &'a Settings,
+    labelled: Vec<&'a str>,
+    cases: Vec<ShownCase<'a>>,
+    /// Of the largest case.
+    peak_bytes: usize,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct ShownCase<'a> {
+    case: &'a str,
+    image: &'a PathBuf,
+    group: &'a str,
+    labelled: Vec<&'a str>,
+    mask: PathBuf,
+    estimate: Option<Estimate>,
+    /// Why this case would fail, as far as it can be seen.
+    problem: Option<String>,
+}
+
+/// Loads the network and looks at every volume's header and every label file; computes and writes nothing.
+pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
+    let mut labeller = plan.labeller()?;
+    let rate = product_rate(labeller.network().device());
+    let mut cases = Vec::new();
+    for task in &plan.tasks {
+        let query = &task.payload;
+        let labelled = plan.supports(query);
+        let estimate = match labelled.is_empty() {
+            true => Err(anyhow!("its group has no labelled volume")),
+            false => labeller.estimate(&query.case, &labelled, plan.args.save_probabilities, rate),
+        };
+        cases.push(ShownCase {
+            case: &task.name,
+            image: &task.inputs[0].1,
+            group: &query.group,
+            labelled: labelled.iter().map(|case| case.name.as_str()).collect(),
+            mask: plan.args.out.join(&query.files.mask),
+            problem: estimate.as_ref().err().map(|error| format!("{error:#}")),
+            estimate: estimate.ok(),
+        });
+    }
+    let estimates = || cases.iter().filter_map(|case| case.estimate.as_ref());
+    // Supports are made for the first case that needs them and kept.
+    let supports = estimates().map(|e| e.support_seconds).fold(0f64, f64::max);
+    let shown = Shown {
+        out: &plan.args.out,
+        threads: plan.threads,
+        gigaflops_per_second: rate / 1e9,
+        settings: &plan.settings,
+        labelled: plan.cohort.labelled.iter().map(|case| case.name.as_str()).collect(),
+        peak_bytes: estimates().map(|e| e.bytes.total).max().unwrap_or(0),
+        seconds: estimates().map(|e| e.seconds).sum::<f64>() + supports,
+        cases,
+    };
+    if plan.args.json {
+        messages::data_json(&shown)
+    } else {
+        messages::data(&text(&shown))
+    }
+}
+
+fn text(shown: &Shown<'_>) -> String {
+    let mut text = format!(
+        "{} cases to label from {} labelled volumes, with {} threads ({:.0} GFLOP/s)\n",
+        shown.cases.len(),
+        shown.labelled.len(),
+        shown.threads,
+        shown.gigaflops_per_second
+    );
+    for case in &shown.cases {
+        let from = if case.labelled.is_empty() {
+            "nothing".to_string()
+        } else {
+            case.labelled.join(" ")
+        };
+        text += &format!("{} (group {}) from {from} -> {}\n", case.case, case.group, case.mask.display());
+        match (&case.estimate, &case.problem) {
+            (Some(e), _) => text += &estimate_lines(e),
+            (None, Some(problem)) => text += &format!("    this case will fail: {problem}\n"),
+            (None, None) => {}
+        }
+    }
+    text + &format!(
+        "in all about {}, at most {} of memory\n",
+        clock::spoken(shown.seconds),
+        size(shown.peak_bytes)
+    )
+}
+
+fn estimate_lines(e: &Estimate) -> String {
+    let b = &e.bytes;
+    format!(
+        "    {} slices, {} lane steps against {} conditioning slices: about {}, and {} for the supports\n    \
+         memory {}: network {}, query {}, supports {}, maps {}, working {}\n",
+        e.slices,
+        e.lane_steps,
+        e.conditioning_slices,
+        clock::spoken(e.seconds),
+        clock::spoken(e.support_seconds),
+        size(b.total),
+        size(b.network),
+        size(b.query),
+        size(b.supports),
+        size(b.maps),
+        size(b.working)
+    )
+}
+
+fn size(bytes: usize) -> String {
+    match bytes as f64 / f64::from(1 << 20) {
+        mib if mib >= 1024.0 => format!("{:.1} GiB", mib / 1024.0),
+        mib if mib >= 1.0 => format!("{mib:.0} MiB"),
+        mib => format!("{:.0} KiB", mib * 1024.0),
+    }
+}

@@ -1,0 +1,143 @@
+//! The journal remembers what is finished, survives a crash, and names what changed.
+
+use super::{fingerprint, put, some_settings};
+use hpc_seg::cohort::journal::{Event, FILE_NAME, Fingerprint, Journal, Status};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+
+fn finished_case() -> (tempfile::TempDir, Fingerprint, Vec<PathBuf>) {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "a.nii.gz", "mask");
+    let (print, outputs) = (
+        fingerprint(&[("image", "1"), ("labelled b labels", "2")], "w", some_settings()),
+        vec![folder.path().join("a.nii.gz")],
+    );
+    let mut journal = Journal::open(folder.path()).unwrap();
+    journal.append("a", Event::Started, None, "").unwrap();
+    journal.append("a", Event::Done, Some(print.clone()), "").unwrap();
+    (folder, print, outputs)
+}
+
+#[test]
+fn a_finished_case_is_finished_in_the_next_run_too() {
+    let (folder, print, outputs) = finished_case();
+    let journal = Journal::open(folder.path()).unwrap();
+    assert_eq!(journal.status("a", &print, &outputs), Status::Finished);
+    assert_eq!(journal.status("b", &print, &outputs), Status::Open);
+    assert!(journal.knows("a") && !journal.knows("b"));
+}
+
+#[test]
+fn every_kind_of_change_is_named() {
+    let (folder, _, outputs) = finished_case();
+    let journal = Journal::open(folder.path()).unwrap();
+    let changes = |print: &Fingerprint| match journal.status("a", print, &outputs) {
+        Status::Changed(changes) => changes,
+        other => panic!("{other:?}"),
+    };
+    let inputs = [("image", "1"), ("labelled b labels", "2")];
+    let lower = json!({"insertions": 5, "threshold": 0.4, "seed": 1});
+    assert_eq!(
+        changes(&fingerprint(&inputs, "w", lower)),
+        ["seed was unset and is 1", "threshold was 0.5 and is 0.4"]
+    );
+    assert_eq!(changes(&fingerprint(&inputs, "v", some_settings())), ["the weights changed"]);
+    let others = [("image", "7"), ("labelled c labels", "2")];
+    assert_eq!(
+        changes(&fingerprint(&others, "w", some_settings())),
+        [
+            "image (somewhere.nii) changed",
+            "labelled b labels is no longer used",
+            "labelled c labels is new"
+        ]
+    );
+    fs::remove_file(&outputs[0]).unwrap();
+    assert!(changes(&fingerprint(&inputs, "w", some_settings()))[0].ends_with("a.nii.gz is not there"));
+}
+
+#[test]
+fn the_same_content_at_another_place_is_no_change() {
+    let (folder, mut print, outputs) = finished_case();
+    print.inputs.values_mut().for_each(|file| file.path = "moved.nii".into());
+    assert_eq!(
+        Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+        Status::Finished
+    );
+}
+
+#[test]
+fn a_torn_last_line_is_passed_over_wherever_it_was_torn() {
+    let (folder, print, outputs) = finished_case();
+    let path = folder.path().join(FILE_NAME);
+    let whole = fs::read(&path).unwrap();
+    let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for length in [first_line + 1, first_line + 40, whole.len() - 2] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let mut journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(journal.unreadable_lines(), 1);
+        assert_eq!(journal.status("a", &print, &outputs), Status::Open);
+        // What comes after the torn line stands alone.
+        journal.append("a", Event::Done, Some(print.clone()), "").unwrap();
+        drop(journal);
+        assert_eq!(
+            Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+            Status::Finished
+        );
+    }
+    // A line that lost nothing but its newline is whole.
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(
+        Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+        Status::Finished
+    );
+}
+
+#[test]
+fn an_attempt_that_did_not_end_well_takes_the_finish_back() {
+    for event in [Event::Started, Event::Failed, Event::Stopped] {
+        let (folder, print, outputs) = finished_case();
+        Journal::open(folder.path()).unwrap().append("a", event, None, "").unwrap();
+        assert_eq!(
+            Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+            Status::Open,
+            "{event:?}"
+        );
+    }
+    let (folder, print, outputs) = finished_case();
+    Journal::open(folder.path()).unwrap().append("a", Event::Skipped, None, "").unwrap();
+    assert_eq!(
+        Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+        Status::Finished
+    );
+}
+
+#[test]
+fn two_processes_cannot_write_to_one_folder() {
+    let (folder, ..) = finished_case();
+    let first = Journal::open(folder.path()).unwrap();
+    if first.is_locked() {
+        let error = Journal::open(folder.path()).unwrap_err();
+        assert!(error.to_string().starts_with("another hpc-seg is writing to "), "{error}");
+    } else {
+        println!("skipped: this file system knows no locks");
+    }
+}
+
+#[test]
+fn a_line_holds_what_a_reader_needs() {
+    let (folder, ..) = finished_case();
+    let text = fs::read_to_string(folder.path().join(FILE_NAME)).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (lines[0]["case"].as_str(), lines[0]["event"].as_str()),
+        (Some("a"), Some("started"))
+    );
+    let done = &lines[1];
+    assert_eq!(done["event"], "done");
+    assert_eq!(done["inputs"]["image"]["sha256"], "1");
+    assert_eq!(done["weights_sha256"], "w");
+    assert_eq!(done["settings"]["threshold"], 0.5);
+    assert_eq!(done["settings_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(done["time"].as_str().unwrap().len(), "2026-11-23T20:12:55Z".len());
+}

@@ -1,0 +1,314 @@
+//! The runner goes on after failures, skips what is finished, stops when asked to, and leaves nothing half-written.
+
+use super::{files_below, put, some_settings};
+use anyhow::{Context, Result, bail};
+use hpc_seg::atomic_file;
+use hpc_seg::cohort::journal::Journal;
+use hpc_seg::cohort::output::{self, CaseFiles};
+use hpc_seg::cohort::runner::{self, CaseOutcome, Conditions, Exit, Summary, Task};
+use hpc_seg::messages::{self, Progress, Talk};
+use hpc_seg::stop::Stop;
+use serde_json::Value;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A cohort of images a, b, c and an output folder, all made up.
+struct Bench {
+    folder: tempfile::TempDir,
+    conditions: Conditions,
+    stop: Stop,
+}
+
+impl Bench {
+    fn new() -> Self {
+        messages::set_talk(Talk::Nothing);
+        let folder = tempfile::tempdir().unwrap();
+        ["a", "b", "c"]
+            .iter()
+            .for_each(|name| put(folder.path(), &format!("in/{name}.nii"), name));
+        Self {
+            folder,
+            conditions: Conditions {
+                weights_sha256: "w".into(),
+                settings: some_settings(),
+            },
+            stop: Stop::new(),
+        }
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    fn tasks(&self) -> Vec<Task<()>> {
+        let task = |name: &str| Task {
+            name: name.to_string(),
+            inputs: vec![("image".to_string(), self.folder.path().join(format!("in/{name}.nii")))],
+            outputs: vec![
+                PathBuf::from(format!("uncertainty/{name}.nii.gz")),
+                PathBuf::from(format!("{name}.nii.gz")),
+            ],
+            payload: (),
+        };
+        ["a", "b", "c"].into_iter().map(task).collect()
+    }
+
+    fn try_run(&self, work: impl FnMut(&Task<()>, &Stop, &Progress) -> Result<CaseOutcome>) -> Result<Summary> {
+        let tasks = self.tasks();
+        output::prepare(&self.out(), &[], tasks.iter().flat_map(|task| &task.outputs))?;
+        let mut journal = Journal::open(&self.out())?;
+        runner::run(&self.out(), &mut journal, &tasks, &self.conditions, &self.stop, work)
+    }
+
+    fn run(&self, work: impl FnMut(&Task<()>, &Stop, &Progress) -> Result<CaseOutcome>) -> Summary {
+        self.try_run(work).unwrap()
+    }
+}
+
+/// Writes all outputs of a task.
+fn write_all(out: &Path, task: &Task<()>) -> Result<CaseOutcome> {
+    for file in &task.outputs {
+        atomic_file::write_bytes(&out.join(file), task.name.as_bytes())?;
+    }
+    Ok(CaseOutcome {
+        line: format!("labelled {}", task.name),
+        warnings: vec![],
+    })
+}
+
+fn names(list: &[(String, String)]) -> Vec<&str> {
+    list.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn all_cases_are_done_once_and_skipped_from_then_on() {
+    let bench = Bench::new();
+    let summary = bench.run(|task, _, _| write_all(&bench.out(), task));
+    assert_eq!((summary.done.len(), summary.exit()), (3, Exit::Done));
+    let files = [
+        "a.nii.gz",
+        "b.nii.gz",
+        "c.nii.gz",
+        "journal.jsonl",
+        "uncertainty/a.nii.gz",
+        "uncertainty/b.nii.gz",
+        "uncertainty/c.nii.gz",
+    ];
+    assert_eq!(files_below(&bench.out()), files);
+
+    let again = bench.run(|task, _, _| bail!("{} was not skipped", task.name));
+    assert_eq!((again.skipped.len(), again.exit().code()), (3, 0));
+    assert_eq!(again.line(), "0 done, 3 were finished before");
+}
+
+#[test]
+fn a_changed_image_and_a_lost_mask_are_done_again_and_nothing_else() {
+    let bench = Bench::new();
+    bench.run(|task, _, _| write_all(&bench.out(), task));
+    put(bench.folder.path(), "in/b.nii", "edited");
+    fs::remove_file(bench.out().join("c.nii.gz")).unwrap();
+    let again = bench.run(|task, _, _| write_all(&bench.out(), task));
+    assert_eq!(
+        (again.done, again.skipped),
+        (vec!["b".to_string(), "c".to_string()], vec!["a".to_string()])
+    );
+}
+
+#[test]
+fn changed_weights_or_settings_redo_everything() {
+    let mut bench = Bench::new();
+    bench.run(|task, _, _| write_all(&bench.out(), task));
+    bench.conditions.weights_sha256 = "other".into();
+    assert_eq!(bench.run(|task, _, _| write_all(&bench.out(), task)).done.len(), 3);
+    bench.conditions.settings["threshold"] = Value::from(0.4);
+    assert_eq!(bench.run(|task, _, _| write_all(&bench.out(), task)).done.len(), 3);
+}
+
+#[test]
+fn an_error_and_a_panic_are_listed_and_the_others_go_on() {
+    let bench = Bench::new();
+    let failing = |task: &Task<()>, _: &Stop, progress: &Progress| {
+        progress.stage("reading", 1);
+        match task.name.as_str() {
+            "a" => Err::<CaseOutcome, _>(anyhow::anyhow!("file ends, early")).context("cannot read a.nii"),
+            "b" => {
+                progress.stage("tracking", 1);
+                panic!("index 4 of 3")
+            }
+            _ => write_all(&bench.out(), task),
+        }
+    };
+    let summary = bench.run(failing);
+    assert_eq!(
+        (names(&summary.failed), &summary.done[..]),
+        (vec!["a", "b"], &["c".to_string()][..])
+    );
+    assert_eq!((summary.exit(), summary.exit().code()), (Exit::SomeFailed, 3));
+    let table = fs::read_to_string(bench.out().join("failed.csv")).unwrap();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        lines[..2],
+        ["case,stage,error", "a,reading,\"cannot read a.nii: file ends, early\""]
+    );
+    assert!(
+        lines[2].starts_with("b,tracking,") && lines[2].contains("internal error") && lines[2].contains("index 4 of 3"),
+        "{table}"
+    );
+
+    // A case that works in the next run leaves the list; the last one takes the list along.
+    let better = |task: &Task<()>, _: &Stop, _: &Progress| {
+        if task.name == "b" {
+            bail!("still no")
+        } else {
+            write_all(&bench.out(), task)
+        }
+    };
+    assert_eq!(names(&bench.run(better).failed), ["b"]);
+    assert_eq!(
+        fs::read_to_string(bench.out().join("failed.csv")).unwrap(),
+        "case,stage,error\nb,start,still no\n"
+    );
+    assert_eq!(bench.run(|task, _, _| write_all(&bench.out(), task)).exit(), Exit::Done);
+    assert!(!bench.out().join("failed.csv").exists());
+}
+
+#[test]
+fn an_unreadable_image_fails_alone() {
+    let bench = Bench::new();
+    fs::remove_file(bench.folder.path().join("in/a.nii")).unwrap();
+    let summary = bench.run(|task, _, _| write_all(&bench.out(), task));
+    assert_eq!((names(&summary.failed), summary.done.len()), (vec!["a"], 2));
+    assert!(summary.failed[0].1.contains("a.nii"), "{:?}", summary.failed);
+}
+
+#[test]
+fn a_case_that_claims_to_be_done_without_its_files_has_failed() {
+    let bench = Bench::new();
+    let summary = bench.run(|task, _, _| {
+        if task.name == "b" {
+            Ok(CaseOutcome::default())
+        } else {
+            write_all(&bench.out(), task)
+        }
+    });
+    assert_eq!(names(&summary.failed), ["b"]);
+    assert!(summary.failed[0].1.contains("uncertainty/b.nii.gz was not written"));
+}
+
+#[test]
+fn results_of_other_settings_do_not_stay_when_the_new_attempt_fails() {
+    let mut bench = Bench::new();
+    bench.run(|task, _, _| write_all(&bench.out(), task));
+    bench.conditions.settings["threshold"] = Value::from(0.4);
+    let summary = bench.run(|task, _, _| {
+        if task.name == "b" {
+            bail!("no")
+        } else {
+            write_all(&bench.out(), task)
+        }
+    });
+    assert_eq!(names(&summary.failed), ["b"]);
+    assert!(!bench.out().join("b.nii.gz").exists() && bench.out().join("a.nii.gz").exists());
+}
+
+#[test]
+fn a_stop_ends_the_run_cleanly_and_the_same_command_goes_on() {
+    let bench = Bench::new();
+    let summary = bench.run(|task, stop, _| {
+        if task.name == "b" {
+            // The signal comes while the second of two files is being written.
+            atomic_file::write_bytes(&bench.out().join(&task.outputs[0]), b"whole")?;
+            stop.request(15);
+            atomic_file::write_with(&bench.out().join(&task.outputs[1]), |file| {
+                file.write_all(b"half")?;
+                stop.check()
+            })?;
+        }
+        write_all(&bench.out(), task)
+    });
+    assert_eq!(
+        (summary.done.len(), &summary.open[..]),
+        (1, &["b".to_string(), "c".to_string()][..])
+    );
+    assert_eq!((summary.exit(), summary.exit().code()), (Exit::Stopped, 75));
+    assert_eq!(
+        files_below(&bench.out()),
+        ["a.nii.gz", "journal.jsonl", "uncertainty/a.nii.gz", "uncertainty/b.nii.gz"]
+    );
+
+    let next = Bench {
+        stop: Stop::new(),
+        ..bench
+    };
+    let summary = next.run(|task, _, _| write_all(&next.out(), task));
+    assert_eq!((summary.skipped.len(), summary.done.len(), summary.exit()), (1, 2, Exit::Done));
+}
+
+#[test]
+fn a_full_disk_ends_the_run_with_the_remedy_instead_of_failing_every_case() {
+    let bench = Bench::new();
+    let mut attempts = 0;
+    let error = bench
+        .try_run(|_, _, _| {
+            attempts += 1;
+            Err(io::Error::from(io::ErrorKind::StorageFull)).context("cannot write a.nii.gz")
+        })
+        .unwrap_err();
+    assert_eq!(attempts, 1);
+    assert!(
+        error.to_string().contains("free some and give the same command again to go on"),
+        "{error}"
+    );
+    assert!(!bench.out().join("failed.csv").exists());
+}
+
+#[test]
+fn leftovers_of_a_killed_run_are_removed() {
+    let bench = Bench::new();
+    put(&bench.out(), &format!("{}xyz", atomic_file::TEMPORARY_PREFIX), "half");
+    put(&bench.out(), &format!("uncertainty/{}xyz", atomic_file::TEMPORARY_PREFIX), "half");
+    bench.run(|task, _, _| write_all(&bench.out(), task));
+    assert!(
+        files_below(&bench.out())
+            .iter()
+            .all(|file| !file.contains(atomic_file::TEMPORARY_PREFIX))
+    );
+}
+
+#[test]
+fn somebody_elses_mask_is_never_replaced() {
+    let bench = Bench::new();
+    put(&bench.out(), "b.nii.gz", "a day of manual work");
+    let error = bench.try_run(|task, _, _| write_all(&bench.out(), task)).unwrap_err();
+    assert!(hpc_seg::error::is_input_error(&error), "{error}");
+    assert!(
+        error.to_string().contains("b.nii.gz exists and was not written by a run into"),
+        "{error}"
+    );
+    assert_eq!(fs::read(bench.out().join("b.nii.gz")).unwrap(), b"a day of manual work");
+}
+
+#[test]
+fn an_output_folder_that_is_an_input_folder_or_cannot_be_written_is_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = CaseFiles::new("a", true).all();
+    let error = output::prepare(folder.path(), &[folder.path().join(".")], files.iter()).unwrap_err();
+    assert!(error.to_string().contains("is a folder that volumes are read from"), "{error}");
+
+    put(folder.path(), "file", "in the way");
+    let error = output::prepare(&folder.path().join("file/out"), &[], files.iter()).unwrap_err();
+    assert!(
+        error.to_string().contains("cannot write to the output folder") && error.to_string().contains("Choose another --out"),
+        "{error}"
+    );
+
+    let out = folder.path().join("new/out");
+    output::prepare(&out, &[folder.path().to_path_buf()], files.iter()).unwrap();
+    assert!(
+        ["uncertainty", "probability", "cases", "timings"]
+            .iter()
+            .all(|name| out.join(name).is_dir())
+    );
+    assert_eq!(files_below(&out), Vec::<String>::new(), "the probe leaves nothing");
+}

@@ -1,0 +1,54 @@
+//! The product's path from prepared slices to mean probabilities, in the shape of the literal one.
+
+use hpc_seg::device::Device;
+use hpc_seg::messages::Progress;
+use hpc_seg::sam2::{Sam2, memory_bank};
+use hpc_seg::stop::Stop;
+use hpc_seg::tffs::ensemble::{Ensemble, Labelling};
+use hpc_seg::tffs::schedule::{ClassPlan, Hooks, Query, run_classes};
+use hpc_seg::tffs::support::Support;
+
+/// A labelled volume: slices [S, S], and per class the prompts.
+pub struct Prepared {
+    pub slices: Vec<Vec<f32>>,
+    pub prompts: Vec<Vec<Option<Vec<u8>>>>,
+    pub places: Vec<usize>,
+}
+
+/// Runs every class 1, 2, ... of `labelled` on the query, `lanes` lanes a step.
+pub fn run(net: &Sam2, query: &[Vec<f32>], plane: (usize, usize), labelled: &[Prepared], lanes: usize, fill_holes: usize) -> Labelling {
+    let (stop, progress) = (Stop::new(), Progress::silent());
+    let mut hooks = Hooks::new(&stop, &progress);
+    let encoded = Query::encode(net, query.iter().map(|s| Ok(s.clone())), plane, &mut hooks).unwrap();
+    let classes = labelled[0].prompts.len();
+    let limit = net.config.max_obj_ptrs_in_encoder;
+    let supports: Vec<Vec<Option<Support>>> = labelled
+        .iter()
+        .map(|volume| {
+            let reach = memory_bank::pointer_reach(query.len() + volume.slices.len(), limit);
+            let mut read = |z: usize, out: &mut hpc_seg::tensor::Tensor| {
+                out.values_mut().copy_from_slice(&volume.slices[z]);
+                Ok(())
+            };
+            Support::build_from(net, &mut read, &volume.prompts, reach, fill_holes).unwrap()
+        })
+        .collect();
+    let plans: Vec<ClassPlan<'_>> = (0..classes)
+        .map(|class| ClassPlan {
+            class: class as u8 + 1,
+            supports: supports
+                .iter()
+                .zip(labelled)
+                .filter_map(|(of, volume)| of[class].as_ref().map(|support| (support, &volume.places[..])))
+                .collect(),
+        })
+        .collect();
+    let ensemble = Ensemble::new([query.len(), plane.0, plane.1], 0.5, true);
+    let done = run_classes(net, &encoded, &plans, (lanes, fill_holes), ensemble, &mut hooks).unwrap();
+    done.finish(true).unwrap()
+}
+
+/// A device with a number of threads.
+pub fn device(threads: usize) -> Device {
+    Device::cpu(threads).unwrap()
+}
