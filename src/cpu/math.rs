@@ -6,6 +6,7 @@
 use super::simd::Simd;
 
 const EXP2: [f32; 6] = [1.000_000_1, 0.693_146_97, 0.240_221_2, 0.055_507_133, 0.009_675_542, 0.001_327_647];
+#[allow(clippy::approx_constant, clippy::excessive_precision)] // fitted values, as the fit gave them
 const ERF_P: [f32; 6] = [
     1.128_379,
     0.196_247_24,
@@ -14,6 +15,7 @@ const ERF_P: [f32; 6] = [
     0.000_288_041_36,
     1.974_861_1e-6,
 ];
+#[allow(clippy::excessive_precision)]
 const ERF_Q: [f32; 6] = [1.0, 0.507_250_74, 0.116_475_73, 0.015_444_286, 0.001_216_346_6, 3.748_118_2e-5];
 
 #[inline(always)]

@@ -42,7 +42,7 @@ pub fn rope(x: &mut Tensor, from: usize, rope: &Rope) {
     let (height, width) = rope.grid;
     let channels = x.width();
     assert!(
-        x.rows() % (height * width) == 0 && from + rope.width <= channels,
+        x.rows().is_multiple_of(height * width) && from + rope.width <= channels,
         "rope: {x:?} on a {height} x {width} grid"
     );
     let quarter = rope.width / 4;
