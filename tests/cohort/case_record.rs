@@ -43,6 +43,7 @@ fn record() -> CaseRecord {
             runs: 10,
             agreement: 0.93,
         }],
+        mean_uncertainty: 0.02,
         warnings: vec!["negative voxels without a window: probably CT".into()],
     }
 }
