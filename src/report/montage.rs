@@ -4,13 +4,12 @@
 //! keep their physical aspect and every slice is enlarged to a readable size: grey bilinearly, labels by nearest, outlines one pixel wide in
 //! the enlarged picture, so they stay thin. A second label map (a reference) is drawn as a dimmer dashed outline under the first.
 
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use crate::bad_input;
+use crate::{atomic_file, bad_input};
 use crate::ops::resize::ResizePlan;
 use crate::ops::resize_nearest::NearestPlan;
 
@@ -247,33 +246,17 @@ fn blend(below: [u8; 3], above: [u8; 3], share: f32) -> [u8; 3] {
     [0, 1, 2].map(|c| (f32::from(below[c]) * (1.0 - share) + f32::from(above[c]) * share) as u8)
 }
 
-/// Under a temporary name beside `path`, flushed, then renamed.
+/// Encoded in memory first: the picture is small, and a full disk is told apart only from an error of the file itself.
 fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let cannot = || {
-        format!(
-            "{}: cannot write the picture; check that the folder exists and has room",
-            path.display()
-        )
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".montage-").suffix(".tmp");
-    // A temporary file is private by default; this one becomes an ordinary file, under the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder.tempfile_in(folder).with_context(cannot)?;
-    let mut file = BufWriter::new(temporary.as_file());
-    let mut encoder = png::Encoder::new(&mut file, u32::try_from(width)?, u32::try_from(height)?);
+    let cannot = || format!("{}: cannot write the picture; check that the folder exists and has room", path.display());
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(width)?, u32::try_from(height)?);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().with_context(cannot)?;
     writer.write_image_data(rgb).with_context(cannot)?;
     writer.finish().with_context(cannot)?;
-    file.flush().with_context(cannot)?;
-    drop(file);
-    temporary.as_file().sync_all().with_context(cannot)?;
-    temporary.persist(path).with_context(cannot)?;
-    Ok(())
+    atomic_file::write_bytes(path, &bytes).with_context(cannot)
 }
 
 #[cfg(test)]
