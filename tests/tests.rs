@@ -5,6 +5,7 @@
 
 mod cli;
 mod cohort;
+mod e2e;
 mod ops;
 mod sam2;
 mod structure;

@@ -79,10 +79,13 @@ impl Config {
     /// (embed_dim, blocks). The image size cannot be seen in a checkpoint; without a word about it, it is MedSAM2's 512.
     pub fn of(checkpoint: &Checkpoint, file: Option<&Path>) -> Result<Self> {
         let base = match checkpoint.metadata("config") {
-            Some(json) => Some(
-                serde_json::from_str(json)
-                    .with_context(|| format!("{}: the metadata key `config` is not a configuration", checkpoint.path().display()))?,
-            ),
+            Some(json) => match serde_json::from_str(json) {
+                Ok(config) => Some(config),
+                Err(error) => bad_input!(
+                    "{}: the metadata key `config` is not a configuration: {error}; write it anew, or use the settings that came with the weights",
+                    checkpoint.path().display()
+                ),
+            },
             None => Self::published(checkpoint),
         };
         let config = match (file, base) {
