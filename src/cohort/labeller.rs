@@ -302,7 +302,10 @@ impl Labeller {
         let mut uses = Vec::new();
         for (support, checked) in labelled.iter().zip(&checked) {
             if checked.classes.is_empty() {
-                warnings.push(format!("{}: every mask is empty; this labelled volume is left out", support.labels.display()));
+                warnings.push(format!(
+                    "{}: every mask is empty; this labelled volume is left out",
+                    support.labels.display()
+                ));
                 continue;
             }
             let axes = self.view(query, checked)?;
@@ -358,13 +361,31 @@ impl Labeller {
     }
 
     /// A labelled volume's memory, class by class.
-    fn build_support(&self, case: &LabelledCase, checked: &Checked, axes: AxisMap, key: &SupportKey, stop: &Stop) -> Result<Vec<Option<Support>>> {
+    fn build_support(
+        &self,
+        case: &LabelledCase,
+        checked: &Checked,
+        axes: AxisMap,
+        key: &SupportKey,
+        stop: &Stop,
+    ) -> Result<Vec<Option<Support>>> {
         let labelled = Labelled {
             case: case.name.clone(),
             image: Image::new(Arc::clone(&checked.image), axes, self.window())?,
-            labels: Labels { volume: Arc::clone(&checked.labels), axes },
+            labels: Labels {
+                volume: Arc::clone(&checked.labels),
+                axes,
+            },
         };
-        Support::build(&self.net, &labelled, &key.classes, key.plane, key.reach, self.settings.fill_holes, stop)
+        Support::build(
+            &self.net,
+            &labelled,
+            &key.classes,
+            key.plane,
+            key.reach,
+            self.settings.fill_holes,
+            stop,
+        )
     }
 
     /// Builds the supports that are missing, then runs every class.
@@ -379,7 +400,10 @@ impl Labeller {
         hooks: &mut Hooks<'_>,
     ) -> Result<Labelling> {
         hooks.progress.stage("supports", uses.len() as u64);
-        for (used, case) in uses.iter().filter_map(|used| Some((used, labelled.iter().find(|case| case.name == used.case)?))) {
+        for (used, case) in uses
+            .iter()
+            .filter_map(|used| Some((used, labelled.iter().find(|case| case.name == used.case)?)))
+        {
             hooks.stop.check()?;
             if !self.supports.contains_key(&used.key) {
                 let checked = self.checked(case)?;
