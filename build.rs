@@ -1,5 +1,8 @@
 //! Builds the CUDA emulator, for the tests (features `emu` and `emu-check`). Without them nothing is built and no C++ compiler is needed.
 
+// Cargo is spoken to on stdout, and shows stderr when a build fails.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 #[path = "kernels/host/build_emulator.rs"]
 mod build_emulator;
 

@@ -5,6 +5,7 @@
 
 mod cli;
 mod cohort;
+mod cuda;
 mod sam2;
 mod structure;
 mod support;

@@ -14,7 +14,7 @@ struct Alloc {
 };
 static std::mutex mem_mu;
 static std::map<up, Alloc> allocs;
-static const size_t VA = 1ull << 40;
+static const size_t VA = 1ull << 38;  // mutants reserve as much each, in one process
 static up va_base, va_next;
 static Alloc* find_alloc(up a) {
     auto it = allocs.upper_bound(a);
@@ -25,13 +25,16 @@ static Alloc* find_alloc(up a) {
 extern "C" void* emu_malloc(size_t n) {
     std::lock_guard<std::mutex> g(mem_mu);
     if (!va_base) {
-        va_base = (up)mmap(0, VA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* range = mmap(0, VA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (range == MAP_FAILED) return nullptr;
+        va_base = (up)range;
         va_next = va_base + 4096;
     }
+    if (n >= VA - 16384 || va_next + n + 16384 > va_base + VA) return nullptr;
     size_t pages = (n + 4095) & ~4095ull;
     up lo = va_next;
     va_next += pages + 8192;
-    mprotect((void*)lo, pages, PROT_READ | PROT_WRITE);
+    if (mprotect((void*)lo, pages, PROT_READ | PROT_WRITE)) return nullptr;
     memset((void*)lo, 0xff, n);
     Cell* c = nullptr;
     if (opt.check) c = (Cell*)mmap(0, n * sizeof(Cell) + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

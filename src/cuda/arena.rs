@@ -57,9 +57,9 @@ impl Arena {
     /// When the device has not that much.
     pub fn new(driver: Arc<dyn Driver>, budget: usize) -> Result<Self> {
         let budget = budget / ALIGNMENT * ALIGNMENT;
-        ensure!(budget > 0, "an arena of less than {ALIGNMENT} bytes holds nothing; give --memory a larger value");
+        ensure!(budget > 0, "an arena of less than {ALIGNMENT} bytes holds nothing; give it a larger budget");
         let base = driver.allocate(budget).with_context(|| {
-            format!("the device has no {budget} bytes left for the arena; lower --memory or end other programs on the device")
+            format!("the device has no {budget} bytes left for the arena; lower its budget, or end other programs on the device")
         })?;
         Ok(Self::with(driver, budget, Some(base)))
     }
@@ -117,7 +117,7 @@ impl State {
         let Some((offset, free)) = found else {
             let largest = self.free.values().max().copied().unwrap_or(0);
             bail!(
-                "device memory: {length} bytes asked, {} of {budget} in use by {} buffers, largest gap {largest}; raise --memory or give the device less to do at once",
+                "device memory: {length} bytes asked, {} of {budget} in use by {} buffers, largest gap {largest}; raise the budget, or give the device less to do at once",
                 self.live,
                 self.buffers
             );

@@ -49,7 +49,7 @@ impl KernelCache {
         if let Err(error) = self.write(&path, &content)
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
-            warning!("compiled kernels cannot be kept, each start compiles anew; free space or give another folder with --kernel-cache: {error:#}");
+            warning!("compiled kernels cannot be kept, each start compiles anew; free space there, or set XDG_CACHE_HOME to another folder: {error:#}");
         }
         Ok(content)
     }

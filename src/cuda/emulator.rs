@@ -81,8 +81,6 @@ pub struct Emulator {
     find: Find,
     launch: Launch,
     allocations: Mutex<BTreeMap<u64, usize>>,
-    /// Last, for the functions above point into it.
-    _library: Library,
 }
 
 impl Emulator {
@@ -102,9 +100,11 @@ impl Emulator {
         let shown = path.display();
         // SAFETY: the library is ours and runs nothing when it is loaded.
         let library = unsafe { Library::new(path) }.with_context(|| format!("{shown}: cannot load the emulator; run cargo build again"))?;
+        // It stays loaded for the life of the process: each loading anew would reserve its range of addresses once more.
+        let library: &'static Library = Box::leak(Box::new(library));
         macro_rules! symbol {
             ($name:literal) => {
-                // SAFETY: the types are those of the definitions in kernels/host; the copies live as long as `_library`.
+                // SAFETY: the types are those of the definitions in kernels/host; the library is never unloaded.
                 *unsafe { library.get($name) }.with_context(|| format!("{shown}: is no emulator"))?
             };
         }
@@ -117,7 +117,6 @@ impl Emulator {
             find: symbol!(b"emu_find"),
             launch: symbol!(b"emu_launch"),
             allocations: Mutex::default(),
-            _library: library,
         })
     }
 

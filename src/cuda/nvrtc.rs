@@ -175,8 +175,12 @@ impl Nvrtc {
         Ok(Compiled { cubin: program.bytes(b"nvrtcGetCUBINSize", b"nvrtcGetCUBIN")?, log })
     }
 
-    fn function<F: Copy>(&self, name: &[u8]) -> Result<F> {
-        // SAFETY: callers name the type that belongs to the function; the copy is called while `self.library` is loaded.
+    /// A function of the library.
+    ///
+    /// # Safety
+    /// `F` must be its type, and it must not be called after `self` is gone.
+    unsafe fn function<F: Copy>(&self, name: &[u8]) -> Result<F> {
+        // SAFETY: by contract.
         let found = unsafe { self.library.get::<F>(name) };
         Ok(*found.with_context(|| format!("{}: is not NVRTC as known; {REMEDY}", self.path.display()))?)
     }
@@ -204,9 +208,11 @@ impl Owned<'_> {
 
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
-        if let Ok(destroy) = self.nvrtc.function::<unsafe extern "C" fn(*mut Program) -> c_int>(b"nvrtcDestroyProgram") {
-            // SAFETY: created once, destroyed once.
-            unsafe { destroy(&raw mut self.program) };
+        // SAFETY: the type is NVRTC's; the program was created once and is destroyed once.
+        unsafe {
+            if let Ok(destroy) = self.nvrtc.function::<unsafe extern "C" fn(*mut Program) -> c_int>(b"nvrtcDestroyProgram") {
+                destroy(&raw mut self.program);
+            }
         }
     }
 }
