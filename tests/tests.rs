@@ -6,16 +6,11 @@
 mod cli;
 mod cohort;
 mod cuda;
+mod e2e;
+mod ops;
 mod sam2;
 mod structure;
 mod support;
 mod tffs;
 mod volume;
 mod weights;
-
-#[path = "ops/resize.rs"]
-mod ops_resize;
-#[path = "ops/resize_nearest.rs"]
-mod ops_resize_nearest;
-#[path = "ops/resize_u8.rs"]
-mod ops_resize_u8;

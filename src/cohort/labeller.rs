@@ -1,13 +1,14 @@
 //! The labeller: the network, loaded once for a cohort, the support cache, and the way of one case from its file to its results.
 
-use crate::cohort::case_record::{CaseRecord, ClassOfRecord, FileOfRecord, SupportOfRecord, Timings, Versions};
+mod results;
+
+use crate::cohort::case_record::{self, FileOfRecord, Timings};
 use crate::cohort::discover::{LabelledCase, UnlabelledCase};
 use crate::cohort::output::CaseFiles;
-use crate::cohort::settings::{Settings, SliceAxis, hash_of};
-use crate::cohort::{case_record, runner::CaseOutcome};
+use crate::cohort::runner::CaseOutcome;
+use crate::cohort::settings::{Settings, SliceAxis};
 use crate::device::Device;
 use crate::messages::Progress;
-use crate::report::montage::{Extras, montage};
 use crate::sam2::{Config, Sam2, memory_bank};
 use crate::stop::Stop;
 use crate::tffs::ensemble::{Ensemble, Labelling};
@@ -16,10 +17,10 @@ use crate::tffs::places::insertion_places;
 use crate::tffs::schedule::{ClassPlan, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labelled, Labels};
 use crate::tffs::support::Support;
-use crate::volume::{self, AxisMap, ReadAhead, Volume, Voxels};
+use crate::volume::{AxisMap, ReadAhead, Volume};
 use crate::weights::Checkpoint;
-use crate::{bad_input, clock};
-use anyhow::{Context, Result};
+use crate::{bad_input, clock, note};
+use anyhow::Result;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -80,6 +81,12 @@ impl Labeller {
             file: file_name(weights),
             sha256: checkpoint.sha256()?,
         };
+        if config.is_none() && checkpoint.metadata("config").is_none() {
+            note!(
+                "slices are seen at {0} x {0}, as MedSAM2 was trained; for Meta's own SAM 2.1 give --config with {{\"image_size\": 1024}}",
+                Config::default().image_size
+            );
+        }
         let device = Device::cpu(threads)?;
         let net = Sam2::load(&checkpoint, Config::of(&checkpoint, config)?, &device)?;
         Ok(Self {
@@ -166,7 +173,7 @@ impl Labeller {
             let timings = Timings::new(&case.name, clock::now(), device.threads(), &seconds);
             case_record::write(&out.join(&files.timings), &timings)?;
             Ok(CaseOutcome {
-                line: outcome_line(&record),
+                line: results::outcome_line(&record),
                 warnings: opened.warnings,
             })
         })
@@ -294,6 +301,10 @@ impl Labeller {
         }
         let mut uses = Vec::new();
         for (support, checked) in labelled.iter().zip(&checked) {
+            if checked.classes.is_empty() {
+                warnings.push(format!("{}: every mask is empty; this labelled volume is left out", support.labels.display()));
+                continue;
+            }
             let axes = self.view(query, checked)?;
             let depth = axes.permute(checked.image.dims())[0];
             let places = match &settings.insert_at {
@@ -358,7 +369,7 @@ impl Labeller {
         hooks: &mut Hooks<'_>,
     ) -> Result<Labelling> {
         hooks.progress.stage("supports", uses.len() as u64);
-        for (used, case) in uses.iter().zip(labelled) {
+        for (used, case) in uses.iter().filter_map(|used| Some((used, labelled.iter().find(|case| case.name == used.case)?))) {
             hooks.stop.check()?;
             if !self.supports.contains_key(&used.key) {
                 let checked = self.checked(case)?;
@@ -401,84 +412,10 @@ impl Labeller {
         let done = run_classes(&self.net, query, &plans, (self.lanes, self.settings.fill_holes), ensemble, hooks)?;
         hooks.timed("components", || done.finish(self.settings.largest_component))
     }
-
-    fn record(&self, case: &UnlabelledCase, group: &str, opened: &Opened, uses: &[Use], labelling: &Labelling) -> Result<CaseRecord> {
-        let voxel_ml = opened.image.volume.geometry().voxel_ml();
-        let classes = labelling.classes.iter().map(|c| ClassOfRecord {
-            value: u32::from(c.class),
-            runs: c.runs,
-            volume_ml: c.voxels as f64 * voxel_ml,
-            components: c.components,
-            mean_uncertainty: (c.voxels > 0).then_some(c.mean_uncertainty),
-            agreement: c.agreement,
-        });
-        let supports = uses.iter().map(|used| SupportOfRecord {
-            case: used.case.clone(),
-            image: used.files.0.clone(),
-            labels: used.files.1.clone(),
-            places: used.places.clone(),
-            reoriented: used.reoriented.clone(),
-        });
-        Ok(CaseRecord {
-            case: case.name.clone(),
-            group: group.to_owned(),
-            settings: self.settings.clone(),
-            settings_sha256: hash_of(&self.settings)?,
-            versions: Versions {
-                hpc_seg: env!("CARGO_PKG_VERSION").to_owned(),
-                device: self.net.device().kind(),
-            },
-            image: opened.file.clone(),
-            weights: self.weights.clone(),
-            supports: supports.collect(),
-            classes: classes.collect(),
-            mean_uncertainty: labelling.mean_uncertainty,
-            warnings: opened.warnings.clone(),
-        })
-    }
-
-    fn write(&self, out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling, record: &CaseRecord) -> Result<()> {
-        let (header, dims, axes) = (image.volume.header(), image.volume.dims(), image.axes);
-        let uncertainty = axes.to_stored(&labelling.uncertainty, dims)?;
-        volume::write(&out.join(&files.uncertainty), header, Voxels::F32(&uncertainty), None, &[])?;
-        if let (Some(path), Some(probabilities)) = (&files.probability, &labelling.probabilities) {
-            let mut stored = Vec::with_capacity(probabilities.len());
-            for class in probabilities.chunks_exact(labelling.labels.len()) {
-                stored.extend(axes.to_stored(class, dims)?);
-            }
-            let classes = labelling.classes.len();
-            volume::write(&out.join(path), header, Voxels::F32(&stored), (classes > 1).then_some(classes), &[])?;
-        }
-        let spacing = axes.permute(image.volume.geometry().spacing);
-        let mut read = |z: usize, slice: &mut [f32]| {
-            image.volume.slice_into(&axes, z, slice)?;
-            image.intensity.apply(slice);
-            Ok(())
-        };
-        montage(
-            &mut read,
-            &labelling.labels,
-            image.dims(),
-            spacing,
-            Extras::default(),
-            &out.join(&files.picture),
-        )?;
-        case_record::write(&out.join(&files.record), record)?;
-        let mask = axes.to_stored(&labelling.labels, dims)?;
-        volume::write(&out.join(&files.mask), header, Voxels::U8(&mask), None, &[]).context("the mask could not be written")
-    }
 }
 
+/// The name of a file, without its folder.
 fn file_name(path: &Path) -> String {
     path.file_name()
         .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-/// `class 1: 812 ml, class 2: empty`.
-fn outcome_line(record: &CaseRecord) -> String {
-    let words = record.classes.iter().map(|c| match c.volume_ml > 0.0 {
-        true => format!("class {}: {:.3} ml", c.value, c.volume_ml),
-        false => format!("class {}: empty", c.value),
-    });
-    words.collect::<Vec<_>>().join(", ")
 }

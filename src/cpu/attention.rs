@@ -50,6 +50,35 @@ impl Windows {
         }
     }
 
+    /// Windows of side `window` over a side x side map. Padding (zeros after the norm) beyond the map takes part as keys equal to the bias; when the block pools, queries are
+    /// rows of the half-size map (windows and map are even, so no cell mixes padding and map).
+    pub fn partition(side: usize, window: usize, pools: bool) -> Self {
+        let mut out = Self {
+            query_start: vec![0],
+            key_start: vec![0],
+            ..Self::default()
+        };
+        let step = if pools { 2 } else { 1 };
+        out.key_rows = side * side;
+        out.query_rows = out.key_rows / (step * step);
+        for top in (0..side).step_by(window) {
+            for left in (0..side).step_by(window) {
+                let (bottom, right) = ((top + window).min(side), (left + window).min(side));
+                for y in top..bottom {
+                    out.keys.extend((left..right).map(|x| (y * side + x) as u32));
+                }
+                for y in top / step..bottom / step {
+                    out.queries
+                        .extend((left / step..right / step).map(|x| (y * (side / step) + x) as u32));
+                }
+                out.padding.push((window * window - (bottom - top) * (right - left)) as u32);
+                out.key_start.push(out.keys.len());
+                out.query_start.push(out.queries.len());
+            }
+        }
+        out
+    }
+
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.padding.len()
@@ -97,7 +126,15 @@ impl Attention<'_> {
             let (window, first) = tasks[rest / self.heads];
             let head = rest % self.heads;
             scratch::with(scratch_len(self.width, block), |buffer| {
-                simd::run(Block { problem: self, out, item, window, first, head, buffer });
+                simd::run(Block {
+                    problem: self,
+                    out,
+                    item,
+                    window,
+                    first,
+                    head,
+                    buffer,
+                });
             });
         });
     }
@@ -150,7 +187,10 @@ impl Kernel for Block<'_> {
                     let (k, v) = match keys.get(first + j) {
                         Some(&row) => {
                             let row = self.item * p.windows.key_rows + row as usize;
-                            (&p.k.x[row * p.k.stride + self.head * e..][..e], &p.v.x[row * p.v.stride + self.head * e..][..e])
+                            (
+                                &p.k.x[row * p.k.stride + self.head * e..][..e],
+                                &p.v.x[row * p.v.stride + self.head * e..][..e],
+                            )
                         }
                         None => match p.padding {
                             Some((k, v)) => (&k[self.head * e..][..e], &v[self.head * e..][..e]),

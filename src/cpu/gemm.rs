@@ -64,7 +64,13 @@ impl Weights {
             out
         };
         let bias = bias.map_or_else(|| vec![0.0; panel_count * width], padded);
-        Self { n, k, panels, bias, scale: scale.map(padded) }
+        Self {
+            n,
+            k,
+            panels,
+            bias,
+            scale: scale.map(padded),
+        }
     }
 
     /// Columns of the result.
@@ -80,11 +86,17 @@ impl Weights {
 
 /// Where the rows of the left operand come from.
 #[derive(Clone, Copy)]
+#[allow(missing_docs)]
 pub enum Rows<'a> {
     /// Row r is x[r * stride ..][.. K].
     Plain { x: &'a [f32], stride: usize },
     /// LayerNorm of the plain row.
-    Norm { x: &'a [f32], gamma: &'a [f32], beta: &'a [f32], eps: f32 },
+    Norm {
+        x: &'a [f32],
+        gamma: &'a [f32],
+        beta: &'a [f32],
+        eps: f32,
+    },
     /// x[r] + y[r mod rows of y], both of width K.
     Sum { x: &'a [f32], y: &'a [f32] },
     /// The patch under output pixel r of a convolution.
@@ -148,7 +160,11 @@ pub fn gemm(m: usize, rows: Rows<'_>, weights: &Weights, epilogue: Epilogue<'_>,
     let row_blocks = m.div_ceil(ROW_BLOCK);
     // Few rows: share the columns out too, unless a whole row is needed for the norm. Work below a few 100 kflop is not worth a task.
     let worth = (ROW_BLOCK.min(m) * weights.k * width).max(1);
-    let chunk = if epilogue.norm.is_some() || row_blocks >= 8 { panels } else { panels.div_ceil(8).max((1 << 18) / worth).max(1) };
+    let chunk = if epilogue.norm.is_some() || row_blocks >= 8 {
+        panels
+    } else {
+        panels.div_ceil(8).max((1 << 18) / worth).max(1)
+    };
     let column_chunks = panels.div_ceil(chunk);
     let out = Shared(out.as_mut_ptr());
     let task = |index: usize| {
@@ -158,7 +174,16 @@ pub fn gemm(m: usize, rows: Rows<'_>, weights: &Weights, epilogue: Epilogue<'_>,
         let panels = (part * chunk, ((part + 1) * chunk).min(panels));
         // The buffer is fetched out here: a closure inside the kernel would be compiled without the level's features.
         scratch::with(count * (weights.k + ROW_PAD), |copy| {
-            simd::run(Block { rows, weights, epilogue: &epilogue, out, first, count, panels, copy });
+            simd::run(Block {
+                rows,
+                weights,
+                epilogue: &epilogue,
+                out,
+                first,
+                count,
+                panels,
+                copy,
+            });
         });
     };
     if row_blocks * column_chunks == 1 {
@@ -196,7 +221,9 @@ impl Kernel for Block<'_> {
             while i < self.count {
                 let rows = S::ROWS.min(self.count - i);
                 // SAFETY: `copy` holds `rows` rows of k floats at this stride, `panel` k * width floats; the output rows belong to this task alone.
-                unsafe { with_height!(rows, R => self.tile::<S, R>(self.copy.as_ptr().add(i * stride), stride, panel.as_ptr(), i, j * width)) };
+                unsafe {
+                    with_height!(rows, R => self.tile::<S, R>(self.copy.as_ptr().add(i * stride), stride, panel.as_ptr(), i, j * width))
+                };
                 i += rows;
             }
         }
@@ -239,7 +266,12 @@ impl Block<'_> {
                     if !residual.is_null() {
                         std::ptr::copy_nonoverlapping(residual, tail.as_mut_ptr(), n - column);
                     }
-                    self.finish::<S>(acc[r], column, if residual.is_null() { residual } else { tail.as_ptr() }, edge.as_mut_ptr());
+                    self.finish::<S>(
+                        acc[r],
+                        column,
+                        if residual.is_null() { residual } else { tail.as_ptr() },
+                        edge.as_mut_ptr(),
+                    );
                     std::ptr::copy_nonoverlapping(edge.as_ptr(), out, n - column);
                 }
             }
@@ -285,7 +317,10 @@ pub unsafe fn product<S: Simd, const R: usize>(
     // SAFETY: by contract.
     unsafe {
         for e in 0..k {
-            let b = [S::load(panel.add(e * 2 * S::LANES)), S::load(panel.add(e * 2 * S::LANES + S::LANES))];
+            let b = [
+                S::load(panel.add(e * 2 * S::LANES)),
+                S::load(panel.add(e * 2 * S::LANES + S::LANES)),
+            ];
             for r in 0..R {
                 let x = S::splat(*a.add(r * row_stride + e * step));
                 acc[r][0] = S::fma(x, b[0], acc[r][0]);
@@ -333,7 +368,10 @@ fn copy_patch(p: &Patch<'_>, r: usize, out: &mut [f32]) {
         }
         let left = ox * p.stride;
         // Columns kx with 0 <= left + kx - padding < width.
-        let (from, to) = (p.padding.saturating_sub(left).min(p.kernel), (p.width + p.padding).saturating_sub(left).min(p.kernel));
+        let (from, to) = (
+            p.padding.saturating_sub(left).min(p.kernel),
+            (p.width + p.padding).saturating_sub(left).min(p.kernel),
+        );
         row[..from * p.channels].fill(0.0);
         row[to * p.channels..].fill(0.0);
         if from < to {

@@ -70,7 +70,11 @@ impl<'a> Memory<'a> {
     /// The same memory with `state`, if any, in the place of the conditioning tokens it was made of.
     pub fn after(&self, state: Option<&'a [f32]>) -> Self {
         match state {
-            Some(_) => Self { conditioning: Slices::NONE, start: state, ..*self },
+            Some(_) => Self {
+                conditioning: Slices::NONE,
+                start: state,
+                ..*self
+            },
             None => *self,
         }
     }
@@ -78,7 +82,11 @@ impl<'a> Memory<'a> {
 
 impl Slices<'_> {
     /// No slice.
-    pub const NONE: Self = Slices { tokens: &[], slots: 0, times: &[] };
+    pub const NONE: Self = Slices {
+        tokens: &[],
+        slots: 0,
+        times: &[],
+    };
 }
 
 /// Where results go: finished rows, or states to go on from.
@@ -108,7 +116,18 @@ pub fn memory_attention(q: &[f32], tables: &Tables, lanes: &[Memory<'_>], output
     (0..lanes.len() * blocks).into_par_iter().for_each(|index| {
         let (lane, part) = (index / blocks, index % blocks);
         scratch::with(sizes.total(), |buffer| {
-            simd::run(Block { q, tables, memory: &lanes[lane], lane, part, blocks, out, finished, buffer, sizes });
+            simd::run(Block {
+                q,
+                tables,
+                memory: &lanes[lane],
+                lane,
+                part,
+                blocks,
+                out,
+                finished,
+                buffer,
+                sizes,
+            });
         });
     });
 }
@@ -185,7 +204,17 @@ impl<'a> Pieces<'a> {
         let (first, rest) = rest.split_at_mut(s.scores);
         let (second, rest) = rest.split_at_mut(s.scores);
         let (gathered, rest) = rest.split_at_mut(s.gathered);
-        Self { q, table_x, table_y, pointer, turned, sum, scores: [first, second], gathered, state: &mut rest[..s.state] }
+        Self {
+            q,
+            table_x,
+            table_y,
+            pointer,
+            turned,
+            sum,
+            scores: [first, second],
+            gathered,
+            state: &mut rest[..s.state],
+        }
     }
 }
 
@@ -254,7 +283,14 @@ unsafe fn fill_table<S: Simd>(t: &Tables, rows: &[f32], side: usize, q: &[f32], 
                     S::store(turned.as_mut_ptr().add(at + block), S::sub(S::mul(b, cos), S::mul(a, sin)));
                 }
             }
-            tile_scores::<S>(rows.as_ptr(), half, height, turned.as_ptr(), half, table.as_mut_ptr().add(coordinate * height * block));
+            tile_scores::<S>(
+                rows.as_ptr(),
+                half,
+                height,
+                turned.as_ptr(),
+                half,
+                table.as_mut_ptr().add(coordinate * height * block),
+            );
         }
     }
 }
@@ -278,12 +314,16 @@ unsafe fn attend_slices<S: Simd>(t: &Tables, memory: &Memory<'_>, piece: &mut Pi
                 for i in 0..count {
                     // SAFETY: at the level of S; tables hold a row per coordinate, scores KEY_TILE rows.
                     unsafe {
-                        let (tx, ty) = (piece.table_x.as_ptr().add((x + i) * table_row), piece.table_y.as_ptr().add(y * table_row));
+                        let (tx, ty) = (
+                            piece.table_x.as_ptr().add((x + i) * table_row),
+                            piece.table_y.as_ptr().add(y * table_row),
+                        );
                         let position = &t.position[(y * t.width + x + i) * t.m..][..t.m];
                         let base = sum_tables::<S>(tx, ty, position, piece.sum.as_mut_ptr());
                         for (set, scores) in sets.iter().zip(piece.scores.iter_mut()) {
                             let (from, to) = slots(set);
-                            let tokens = set.tokens.as_ptr().add(((y * t.width + x + i) * set.slots + from) * t.m);
+                            // A set without slices may have no tokens at all: its pointer goes nowhere and is not read.
+                            let tokens = set.tokens.as_ptr().wrapping_add(((y * t.width + x + i) * set.slots + from) * t.m);
                             let (px, py) = (tx.add(t.m * block), ty.add(t.m * block));
                             let out = scores.as_mut_ptr().add(i * (to - from) * block);
                             score_position::<S>(tokens, t.m, &set.times[from..to], base, px, py, piece.sum.as_ptr(), out);
@@ -306,7 +346,16 @@ unsafe fn attend_slices<S: Simd>(t: &Tables, memory: &Memory<'_>, piece: &mut Pi
                         values = piece.gathered;
                     }
                     // SAFETY: at the level of S; `values` holds count * used rows of M.
-                    unsafe { softmax_update::<S>(scores.as_mut_ptr(), count * used, values.as_ptr(), t.m, t.m, piece.state.as_mut_ptr()) };
+                    unsafe {
+                        softmax_update::<S>(
+                            scores.as_mut_ptr(),
+                            count * used,
+                            values.as_ptr(),
+                            t.m,
+                            t.m,
+                            piece.state.as_mut_ptr(),
+                        )
+                    };
                 }
                 slot += KEY_TILE;
             }
@@ -384,20 +433,41 @@ unsafe fn attend_pointers<S: Simd>(t: &Tables, memory: &Memory<'_>, piece: &mut 
     }
     // SAFETY: at the level of S; `pointer` holds M + 1 rows, scores KEY_TILE.
     unsafe {
-        tile_scores::<S>(t.rows_pointer.as_ptr(), t.d, t.m + 1, piece.q.as_ptr(), t.d, piece.pointer.as_mut_ptr());
+        tile_scores::<S>(
+            t.rows_pointer.as_ptr(),
+            t.d,
+            t.m + 1,
+            piece.q.as_ptr(),
+            t.d,
+            piece.pointer.as_mut_ptr(),
+        );
         let bias = piece.pointer.as_ptr().add(t.m * block);
         let scores = piece.scores[0].as_mut_ptr();
         let mut first = 0;
         while first < count {
             let rows = KEY_TILE.min(count - first);
-            tile_scores::<S>(memory.pointer_keys[first * t.m..].as_ptr(), t.m, rows, piece.pointer.as_ptr(), t.m, scores);
+            tile_scores::<S>(
+                memory.pointer_keys[first * t.m..].as_ptr(),
+                t.m,
+                rows,
+                piece.pointer.as_ptr(),
+                t.m,
+                scores,
+            );
             for r in 0..rows {
                 for v in 0..2 {
                     let p = scores.add(r * block + v * S::LANES);
                     S::store(p, S::add(S::load(p), S::load(bias.add(v * S::LANES))));
                 }
             }
-            softmax_update::<S>(scores, rows, memory.pointer_values[first * t.m..].as_ptr(), t.m, t.m, piece.state.as_mut_ptr());
+            softmax_update::<S>(
+                scores,
+                rows,
+                memory.pointer_values[first * t.m..].as_ptr(),
+                t.m,
+                t.m,
+                piece.state.as_mut_ptr(),
+            );
             first += rows;
         }
     }

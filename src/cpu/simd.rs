@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 /// # Safety
 /// Every method may be called only where the features of the implementing level are enabled, that is inside [`Kernel::run`] as started by [`run`]; pointers must be
 /// valid for `LANES` floats (unaligned is fine).
+#[allow(clippy::missing_safety_doc)] // one contract for all, above
 pub trait Simd: Copy + Send + Sync + 'static {
     /// The vector register.
     type V: Copy;

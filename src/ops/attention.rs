@@ -5,8 +5,8 @@
 //! RoPEAttention and Attention.
 
 use super::Cost;
-use crate::cpu::attention::{self, Heads};
 pub use crate::cpu::attention::Windows;
+use crate::cpu::attention::{self, Heads};
 use crate::tensor::Tensor;
 
 /// Columns of a tensor that hold all heads, one after the other.
@@ -15,7 +15,10 @@ pub struct Columns<'a>(pub &'a Tensor, pub usize);
 
 impl<'a> Columns<'a> {
     fn heads(self) -> Heads<'a> {
-        Heads { x: &self.0.values()[self.1..], stride: self.0.width() }
+        Heads {
+            x: &self.0.values()[self.1..],
+            stride: self.0.width(),
+        }
     }
 }
 
@@ -30,17 +33,118 @@ pub fn attention(
 ) {
     let width = y.width() / heads;
     for (name, columns, rows) in [("q", q, windows.query_rows), ("k", k, windows.key_rows), ("v", v, windows.key_rows)] {
-        assert_eq!(columns.0.rows(), items * rows, "attention: {name} {:?} for {items} items of {rows} rows", columns.0);
-        assert!(columns.1 + heads * width <= columns.0.width(), "attention: {name} {:?} has no {heads} heads of {width}", columns.0);
+        assert_eq!(
+            columns.0.rows(),
+            items * rows,
+            "attention: {name} {:?} for {items} items of {rows} rows",
+            columns.0
+        );
+        assert!(
+            columns.1 + heads * width <= columns.0.width(),
+            "attention: {name} {:?} has no {heads} heads of {width}",
+            columns.0
+        );
     }
+    assert!(
+        padding.is_some() || windows.padding.iter().all(|&n| n == 0),
+        "attention: padded windows without a padding key"
+    );
     assert_eq!(y.rows(), items * windows.query_rows, "attention: output {y:?} for {items} items");
-    let problem =
-        attention::Attention { q: q.heads(), k: k.heads(), v: v.heads(), padding, windows, items, heads, width };
+    let problem = attention::Attention {
+        q: q.heads(),
+        k: k.heads(),
+        v: v.heads(),
+        padding,
+        windows,
+        items,
+        heads,
+        width,
+    };
     problem.run(y.values_mut());
 }
 
 /// Cost of Q queries on L keys, `heads` heads of width E.
 pub fn cost(queries: usize, keys: usize, heads: usize, width: usize) -> Cost {
     let (q, l, e) = (queries as f64, keys as f64, (heads * width) as f64);
-    Cost { flops: 4.0 * q * l * e, bytes: 8.0 * (q + l) * e }
+    Cost {
+        flops: 4.0 * q * l * e,
+        bytes: 8.0 * (q + l) * e,
+    }
+}
+
+/// Which queries see which keys.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Layout {
+    /// All of them: (queries, keys).
+    Whole(usize, usize),
+    /// [`Windows::partition`].
+    Partition { side: usize, window: usize, pools: bool },
+}
+
+/// A batch of attentions of `heads` heads of width E.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub layout: Layout,
+    pub heads: usize,
+    pub width: usize,
+}
+
+impl Case {
+    /// The rows that see each other.
+    pub fn windows(&self) -> Windows {
+        match self.layout {
+            Layout::Whole(queries, keys) => Windows::whole(queries, keys),
+            Layout::Partition { side, window, pools } => Windows::partition(side, window, pools),
+        }
+    }
+
+    /// Cost of all windows; the copies of the padding key are one key.
+    pub fn cost(&self) -> Cost {
+        let windows = self.windows();
+        let mut total = Cost { flops: 0.0, bytes: 0.0 };
+        for w in 0..windows.len() {
+            let queries = windows.query_start[w + 1] - windows.query_start[w];
+            let keys = windows.key_start[w + 1] - windows.key_start[w] + usize::from(windows.padding[w] > 0);
+            let one = cost(queries, keys, self.heads, self.width);
+            total.flops += self.items as f64 * one.flops;
+            total.bytes += self.items as f64 * one.bytes;
+        }
+        total
+    }
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    let split = |side, window, pools| Layout::Partition { side, window, pools };
+    [
+        ("one", 1, Layout::Whole(1, 1), 1, 1),
+        ("primes", 2, Layout::Whole(37, 53), 3, 5),
+        ("key tile - 1", 1, Layout::Whole(31, 63), 1, 11),
+        ("key tile + 1", 1, Layout::Whole(33, 65), 1, 13),
+        ("half a block + 1", 1, Layout::Whole(17, 7), 2, 16),
+        ("windows with padding", 2, split(10, 6, false), 2, 7),
+        ("pooling windows with padding", 2, split(10, 4, true), 1, 9),
+        ("a window wider than the map", 1, split(3, 7, false), 2, 4),
+        ("hiera.block0", 1, split(128, 8, false), 1, 96),
+        ("hiera.block1", 1, split(128, 8, true), 2, 96),
+        ("hiera.block2", 1, split(64, 4, false), 2, 96),
+        ("hiera.block4", 1, split(32, 14, false), 4, 96),
+        ("hiera.block5", 1, Layout::Whole(1024, 1024), 4, 96),
+        ("hiera.block11", 1, split(16, 7, false), 8, 96),
+        ("memory_attention.self", 5, Layout::Whole(1024, 1024), 1, 256),
+        ("decoder.token_to_image", 5, Layout::Whole(8, 1024), 8, 16),
+        ("decoder.image_to_token", 5, Layout::Whole(1024, 8), 8, 16),
+    ]
+    .map(|(name, items, layout, heads, width)| Case {
+        name,
+        items,
+        layout,
+        heads,
+        width,
+    })
+    .to_vec()
 }

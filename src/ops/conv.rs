@@ -21,7 +21,11 @@ impl Conv {
     /// Packs `weight` [n, channels, kernel, kernel] with `bias` [n] or none.
     pub fn new(weight: &[f32], n: usize, channels: usize, kernel: usize, stride: usize, padding: usize, bias: Option<&[f32]>) -> Self {
         let k = kernel * kernel * channels;
-        assert_eq!(weight.len(), n * k, "convolution weights are not [{n}, {channels}, {kernel}, {kernel}]");
+        assert_eq!(
+            weight.len(),
+            n * k,
+            "convolution weights are not [{n}, {channels}, {kernel}, {kernel}]"
+        );
         let mut rows = vec![0.0; n * k];
         for o in 0..n {
             for c in 0..channels {
@@ -30,7 +34,13 @@ impl Conv {
                 }
             }
         }
-        Self { linear: Linear::new(&rows, n, k, bias), kernel, stride, padding, channels }
+        Self {
+            linear: Linear::new(&rows, n, k, bias),
+            kernel,
+            stride,
+            padding,
+            channels,
+        }
     }
 }
 
@@ -40,11 +50,30 @@ pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Tensor {
         panic!("conv: {x:?} is not [N, H, W, C]");
     };
     assert_eq!(channels, weights.channels, "conv: {x:?} against {} channels", weights.channels);
-    let patch =
-        gemm::Patch { x: x.values(), height, width, channels, kernel: weights.kernel, stride: weights.stride, padding: weights.padding };
+    let padded = |side: usize| side + 2 * weights.padding;
+    assert!(
+        padded(height).min(padded(width)) >= weights.kernel,
+        "conv: {x:?} under a window of {}",
+        weights.kernel
+    );
+    let patch = gemm::Patch {
+        x: x.values(),
+        height,
+        width,
+        channels,
+        kernel: weights.kernel,
+        stride: weights.stride,
+        padding: weights.padding,
+    };
     let (out_h, out_w) = patch.out_size();
     let mut y = Tensor::empty(x.device(), &[n, out_h, out_w, weights.linear.n()]);
-    gemm::gemm(n * out_h * out_w, gemm::Rows::Patch(patch), weights.linear.packed(), epilogue.cpu(), y.values_mut());
+    gemm::gemm(
+        n * out_h * out_w,
+        gemm::Rows::Patch(patch),
+        weights.linear.packed(),
+        epilogue.cpu(),
+        y.values_mut(),
+    );
     y
 }
 
@@ -52,5 +81,53 @@ pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Tensor {
 pub fn cost(pixels: usize, n: usize, channels: usize, kernel: usize, stride: usize) -> Cost {
     let k = kernel * kernel * channels;
     let moved = pixels * (stride * stride * channels + n) + n * k;
-    Cost { flops: 2.0 * (pixels * n * k) as f64, bytes: 4.0 * moved as f64 }
+    Cost {
+        flops: 2.0 * (pixels * n * k) as f64,
+        bytes: 4.0 * moved as f64,
+    }
+}
+
+/// N images [H, W, C] to O channels.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub size: (usize, usize),
+    pub channels: usize,
+    pub n: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), 1, 1, 1, 1, 0),
+        ("one pixel, all padding around", 1, (1, 1), 3, 5, 3, 1, 1),
+        ("primes", 2, (13, 17), 5, 7, 3, 2, 1),
+        ("tile - 1", 1, (11, 47), 2, 31, 3, 1, 1),
+        ("tile + 1", 1, (7, 7), 3, 33, 2, 1, 0),
+        ("window wider than the stride", 1, (19, 23), 1, 9, 7, 4, 3),
+        ("stride wider than the window", 2, (9, 10), 3, 4, 1, 3, 0),
+        ("hiera.patch_embed", 1, (512, 512), 1, 96, 7, 4, 3),
+        ("memory_encoder.mask0", 1, (512, 512), 1, 4, 3, 2, 1),
+        ("memory_encoder.mask1", 1, (256, 256), 4, 16, 3, 2, 1),
+        ("memory_encoder.mask2", 1, (128, 128), 16, 64, 3, 2, 1),
+        ("memory_encoder.mask3", 1, (64, 64), 64, 256, 3, 2, 1),
+        ("prompt.mask0", 1, (128, 128), 1, 4, 2, 2, 0),
+        ("prompt.mask1", 1, (64, 64), 4, 16, 2, 2, 0),
+    ]
+    .map(|(name, items, size, channels, n, kernel, stride, padding)| Case {
+        name,
+        items,
+        size,
+        channels,
+        n,
+        kernel,
+        stride,
+        padding,
+    })
+    .to_vec()
 }

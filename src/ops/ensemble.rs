@@ -8,7 +8,7 @@ use super::resize::ResizePlan;
 use crate::cpu::math;
 use crate::cpu::scratch;
 use crate::cpu::simd::{self, Kernel, Simd};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// One in the sum's units.
 pub const ONE: f32 = 16_777_216.0;
@@ -21,6 +21,12 @@ pub const MAX_RUNS: usize = 255;
 /// Sizes that are not the plan's.
 pub fn ensemble(x: &[f32], plan: &ResizePlan, sum: &mut [u32], votes: &mut [u16]) -> Result<()> {
     let (height, width) = plan.output();
+    ensure!(
+        sum.len() == height * width && votes.len() == height * width,
+        "ensemble: {} sums and {} votes for planes of {height} x {width}",
+        sum.len(),
+        votes.len()
+    );
     scratch::with(height * width, |logits| {
         scratch::with(plan.scratch_len(1), |buffer| plan.resize(x, buffer, logits))?;
         simd::run(Add { logits, sum, votes });
@@ -56,5 +62,32 @@ pub fn entropy(p: f32) -> f32 {
 
 /// Cost of `pixels` output pixels.
 pub fn cost(pixels: usize) -> Cost {
-    Cost { flops: 25.0 * pixels as f64, bytes: 12.0 * pixels as f64 }
+    Cost {
+        flops: 25.0 * pixels as f64,
+        bytes: 12.0 * pixels as f64,
+    }
+}
+
+/// [h, w] logits to [H, W].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub input: (usize, usize),
+    pub output: (usize, usize),
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", (1, 1), (1, 1)),
+        ("primes", (7, 5), (13, 11)),
+        ("vector - 1", (8, 8), (3, 5)),
+        ("vector + 1", (8, 8), (1, 17)),
+        ("a copy", (6, 7), (6, 7)),
+        ("tffs.square", (128, 128), (512, 512)),
+        ("tffs.care", (128, 128), (208, 176)),
+    ]
+    .map(|(name, input, output)| Case { name, input, output })
+    .to_vec()
 }

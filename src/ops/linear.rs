@@ -51,9 +51,29 @@ pub enum Input<'a> {
 impl Input<'_> {
     fn rows(&self) -> (&Tensor, gemm::Rows<'_>) {
         match self {
-            Self::Plain(x) => (x, gemm::Rows::Plain { x: x.values(), stride: x.width() }),
-            Self::Norm(x, norm) => (x, gemm::Rows::Norm { x: x.values(), gamma: &norm.gamma, beta: &norm.beta, eps: norm.eps }),
-            Self::Sum(x, y) => (x, gemm::Rows::Sum { x: x.values(), y: y.values() }),
+            Self::Plain(x) => (
+                x,
+                gemm::Rows::Plain {
+                    x: x.values(),
+                    stride: x.width(),
+                },
+            ),
+            Self::Norm(x, norm) => (
+                x,
+                gemm::Rows::Norm {
+                    x: x.values(),
+                    gamma: &norm.gamma,
+                    beta: &norm.beta,
+                    eps: norm.eps,
+                },
+            ),
+            Self::Sum(x, y) => (
+                x,
+                gemm::Rows::Sum {
+                    x: x.values(),
+                    y: y.values(),
+                },
+            ),
         }
     }
 }
@@ -75,10 +95,19 @@ pub struct Epilogue<'a> {
 
 impl Epilogue<'_> {
     /// Nothing but the bias.
-    pub const NONE: Self = Epilogue { activation: Activation::None, residual: None, accumulate: false, norm: None, gelu: false };
+    pub const NONE: Self = Epilogue {
+        activation: Activation::None,
+        residual: None,
+        accumulate: false,
+        norm: None,
+        gelu: false,
+    };
 
     /// Adds to the output's old content.
-    pub const ACCUMULATE: Self = Epilogue { accumulate: true, ..Self::NONE };
+    pub const ACCUMULATE: Self = Epilogue {
+        accumulate: true,
+        ..Self::NONE
+    };
 
     /// An activation.
     pub const fn activation(activation: Activation) -> Self {
@@ -99,8 +128,30 @@ impl Epilogue<'_> {
 /// y = epilogue(input W^T + b); `y` has as many rows as the input and N columns.
 pub fn linear(input: Input<'_>, weights: &Linear, epilogue: Epilogue<'_>, y: &mut Tensor) {
     let (x, rows) = input.rows();
-    assert_eq!(x.width(), weights.k(), "linear: rows of {:?} against weights of inner length {}", x, weights.k());
-    assert_eq!((y.rows(), y.width()), (x.rows(), weights.n()), "linear: output {y:?} for input {x:?}");
+    assert_eq!(
+        x.width(),
+        weights.k(),
+        "linear: rows of {:?} against weights of inner length {}",
+        x,
+        weights.k()
+    );
+    assert_eq!(
+        (y.rows(), y.width()),
+        (x.rows(), weights.n()),
+        "linear: output {y:?} for input {x:?}"
+    );
+    if let Some(residual) = epilogue.residual {
+        assert!(
+            residual.width() == weights.n() && residual.rows() > 0,
+            "linear: residual {residual:?} for output {y:?}"
+        );
+    }
+    if let Input::Sum(_, position) = input {
+        assert!(
+            position.width() == weights.k() && position.rows() > 0,
+            "linear: {x:?} plus {position:?}"
+        );
+    }
     gemm::gemm(x.rows(), rows, &weights.0, epilogue.cpu(), y.values_mut());
 }
 
@@ -119,5 +170,40 @@ pub fn linear_new(input: Input<'_>, weights: &Linear, epilogue: Epilogue<'_>) ->
 /// Cost for M rows.
 pub fn cost(m: usize, n: usize, k: usize) -> Cost {
     let (m, n, k) = (m as f64, n as f64, k as f64);
-    Cost { flops: 2.0 * m * n * k, bytes: 4.0 * (m * k + n * k + m * n) }
+    Cost {
+        flops: 2.0 * m * n * k,
+        bytes: 4.0 * (m * k + n * k + m * n),
+    }
+}
+
+/// M rows of K to N.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, 1, 1),
+        ("primes", 53, 37, 17),
+        ("tile - 1", 11, 31, 15),
+        ("tile + 1", 13, 33, 17),
+        ("block - 1", 47, 63, 31),
+        ("block + 1", 49, 65, 33),
+        ("few rows", 3, 515, 129),
+        ("hiera.stage1.qkv", 16384, 288, 96),
+        ("hiera.stage1.expand", 16384, 384, 96),
+        ("hiera.stage1.contract", 16384, 96, 384),
+        ("hiera.stage3.expand", 1024, 1536, 384),
+        ("hiera.stage4.contract", 256, 768, 3072),
+        ("memory_attention.expand", 5120, 2048, 256),
+        ("decoder.tokens", 40, 256, 256),
+    ]
+    .map(|(name, m, n, k)| Case { name, m, n, k })
+    .to_vec()
 }

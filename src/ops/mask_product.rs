@@ -31,7 +31,13 @@ pub fn mask_product(x: &Tensor, tokens: &Tensor) -> Tensor {
                         sums[j] += a[j] * b[j];
                     }
                 }
-                let rest: f32 = row.chunks_exact(8).remainder().iter().zip(token.chunks_exact(8).remainder()).map(|(a, b)| a * b).sum();
+                let rest: f32 = row
+                    .chunks_exact(8)
+                    .remainder()
+                    .iter()
+                    .zip(token.chunks_exact(8).remainder())
+                    .map(|(a, b)| a * b)
+                    .sum();
                 *out = sums.iter().sum::<f32>() + rest;
             }
         });
@@ -41,5 +47,40 @@ pub fn mask_product(x: &Tensor, tokens: &Tensor) -> Tensor {
 
 /// Cost of `pixels` pixels.
 pub fn cost(pixels: usize, masks: usize, c: usize) -> Cost {
-    Cost { flops: 2.0 * (pixels * masks * c) as f64, bytes: 4.0 * (pixels * (c + masks)) as f64 }
+    Cost {
+        flops: 2.0 * (pixels * masks * c) as f64,
+        bytes: 4.0 * (pixels * (c + masks)) as f64,
+    }
+}
+
+/// N maps of `pixels` by `masks` tokens of C.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub size: (usize, usize),
+    pub masks: usize,
+    pub channels: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), 1, 1),
+        ("primes", 2, (5, 7), 3, 13),
+        ("task - 1", 1, (31, 33), 2, 7),
+        ("task + 1", 1, (25, 41), 2, 9),
+        ("a tail", 1, (3, 4), 4, 31),
+        ("decoder.masks", 1, (128, 128), 4, 32),
+        ("decoder.masks of 5 lanes", 5, (128, 128), 4, 32),
+    ]
+    .map(|(name, items, size, masks, channels)| Case {
+        name,
+        items,
+        size,
+        masks,
+        channels,
+    })
+    .to_vec()
 }

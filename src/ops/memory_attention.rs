@@ -21,6 +21,17 @@ impl KeyTables {
         let d = bias.len();
         let m = weight.len() / d;
         let half = d / 2;
+        assert_eq!(
+            (rope.width, weight.len() % d, times.len() % m),
+            (d, 0, 0),
+            "memory_attention: widths of keys, tokens and rotation"
+        );
+        assert_eq!(
+            position.len(),
+            rope.grid.0 * rope.grid.1 * m,
+            "memory_attention: positions of a {:?} grid",
+            rope.grid
+        );
         let mut halves = Vec::with_capacity(2);
         for from in [0, half] {
             let mut rows = Vec::with_capacity((m + times.len() / m) * half);
@@ -70,14 +81,30 @@ impl KeyTables {
     }
 
     fn check(&self, q: &Tensor, lanes: &[Memory<'_>]) {
-        assert_eq!((q.rows(), q.width()), (lanes.len() * self.positions(), self.0.d), "memory_attention: queries {q:?} for {} lanes", lanes.len());
+        assert_eq!(
+            (q.rows(), q.width()),
+            (lanes.len() * self.positions(), self.0.d),
+            "memory_attention: queries {q:?} for {} lanes",
+            lanes.len()
+        );
         for memory in lanes {
             for set in [&memory.conditioning, &memory.recent] {
-                assert!(set.times.len() <= set.slots && set.times.iter().all(|&t| t < self.0.times), "memory_attention: times {:?}", set.times);
-                assert!(set.times.is_empty() || set.tokens.len() == self.positions() * set.slots * self.0.m, "memory_attention: tokens");
+                assert!(
+                    set.times.len() <= set.slots && set.times.iter().all(|&t| t < self.0.times),
+                    "memory_attention: times {:?}",
+                    set.times
+                );
+                assert!(
+                    set.times.is_empty() || set.tokens.len() == self.positions() * set.slots * self.0.m,
+                    "memory_attention: tokens"
+                );
             }
-            assert_eq!(memory.pointer_keys.len(), memory.pointer_values.len(), "memory_attention: pointers");
-            assert!(memory.start.is_none_or(|s| s.len() == self.state_len()), "memory_attention: start state");
+            let (keys, values) = (memory.pointer_keys.len(), memory.pointer_values.len());
+            assert!(keys == values && keys % self.0.m == 0, "memory_attention: pointers");
+            assert!(
+                memory.start.is_none_or(|s| s.len() == self.state_len()),
+                "memory_attention: start state"
+            );
         }
     }
 }
@@ -106,4 +133,50 @@ pub fn cost(side: usize, d: usize, m: usize, times: usize, slices: usize, pointe
         flops: 4.0 * p * p * slices * m + 4.0 * p * pointers * m + tables,
         bytes: 4.0 * (p * slices * m + p * (d + m) + 2.0 * pointers * m),
     }
+}
+
+/// Lanes of a [height, width] grid: D-wide queries, `conditioning` slices in `slots` and `recent` ones of M-wide tokens, pointer tokens.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub lanes: usize,
+    pub grid: (usize, usize),
+    pub d: usize,
+    pub m: usize,
+    pub times: usize,
+    pub conditioning: usize,
+    pub slots: usize,
+    pub recent: usize,
+    pub pointers: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), [4, 1, 1], [1, 1, 0, 0]),
+        ("pointers alone", 1, (2, 3), [8, 3, 2], [0, 0, 0, 5]),
+        ("primes", 2, (5, 7), [12, 5, 3], [2, 3, 1, 7]),
+        ("block - 1", 1, (1, 31), [8, 4, 2], [3, 3, 2, 1]),
+        ("block + 1", 1, (33, 1), [8, 4, 2], [3, 5, 2, 1]),
+        ("key tile - 1", 1, (2, 3), [8, 11, 2], [127, 127, 1, 127]),
+        ("key tile + 1", 1, (2, 3), [8, 13, 2], [129, 130, 1, 129]),
+        ("no conditioning", 3, (4, 4), [16, 8, 7], [0, 2, 6, 4]),
+        ("tracking.13 slices", 1, (32, 32), [256, 64, 7], [13, 13, 6, 64]),
+        ("tracking.40 slices", 1, (32, 32), [256, 64, 7], [40, 40, 6, 64]),
+        ("tracking.5 lanes, 13 slices", 5, (32, 32), [256, 64, 7], [13, 13, 6, 64]),
+    ]
+    .map(|(name, lanes, grid, [d, m, times], [conditioning, slots, recent, pointers])| Case {
+        name,
+        lanes,
+        grid,
+        d,
+        m,
+        times,
+        conditioning,
+        slots,
+        recent,
+        pointers,
+    })
+    .to_vec()
 }

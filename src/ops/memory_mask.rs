@@ -19,11 +19,19 @@ use rayon::prelude::*;
 pub fn memory_mask(device: &Device, x: &[&[f32]], plan: &ResizePlan, prompted: bool, scale: f32, bias: f32) -> Result<Tensor> {
     let (height, width) = plan.output();
     let mut y = Tensor::empty(device, &[x.len(), height, width, 1]);
-    y.values_mut().par_chunks_exact_mut(height * width).zip(x).try_for_each(|(out, mask)| {
-        scratch::with(plan.scratch_len(1), |buffer| plan.resize(mask, buffer, out))?;
-        simd::run(Affine { values: out, prompted, scale, bias });
-        anyhow::Ok(())
-    })?;
+    y.values_mut()
+        .par_chunks_exact_mut(height * width)
+        .zip(x)
+        .try_for_each(|(out, mask)| {
+            scratch::with(plan.scratch_len(1), |buffer| plan.resize(mask, buffer, out))?;
+            simd::run(Affine {
+                values: out,
+                prompted,
+                scale,
+                bias,
+            });
+            anyhow::Ok(())
+        })?;
     Ok(y)
 }
 
@@ -53,5 +61,36 @@ impl Kernel for Affine<'_> {
 
 /// Cost of `pixels` output pixels.
 pub fn cost(pixels: usize) -> Cost {
-    Cost { flops: 25.0 * pixels as f64, bytes: 8.0 * pixels as f64 }
+    Cost {
+        flops: 25.0 * pixels as f64,
+        bytes: 8.0 * pixels as f64,
+    }
+}
+
+/// N masks [h, w] to [H, W].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub input: (usize, usize),
+    pub output: (usize, usize),
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), (1, 1)),
+        ("primes", 2, (5, 7), (13, 11)),
+        ("vector - 1", 1, (4, 4), (3, 5)),
+        ("vector + 1", 3, (4, 4), (1, 17)),
+        ("memory_encoder.input", 1, (128, 128), (512, 512)),
+    ]
+    .map(|(name, items, input, output)| Case {
+        name,
+        items,
+        input,
+        output,
+    })
+    .to_vec()
 }

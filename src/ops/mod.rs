@@ -1,6 +1,6 @@
 //! The waist: one file per fused op. Networks are written over these functions; nothing above them names a device.
 //!
-//! An op file reads: contract, public function with its checks, the CPU's side, cost. Shapes that do not fit are a fault of the calling network, not of any input, and
+//! An op file reads: contract, public function with its checks, the CPU's side, cost, cases. Its table of cases drives the conformance test and the benches. Shapes that do not fit are a fault of the calling network, not of any input, and
 //! are asserted; inputs are checked where they enter (weights, volumes).
 
 pub mod attention;
@@ -26,4 +26,9 @@ pub mod upscale;
 pub struct Cost {
     pub flops: f64,
     pub bytes: f64,
+}
+
+/// Whether a case of that name stands for a place in the network ("stage.place"), which the benches measure; the others are awkward sizes for the tests.
+pub fn in_network(name: &str) -> bool {
+    name.contains('.')
 }

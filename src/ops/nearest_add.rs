@@ -13,17 +13,51 @@ pub fn nearest_add(y: &mut Tensor, x: &Tensor) {
     };
     assert_eq!(y.shape(), [n, 2 * height, 2 * width, channels], "nearest_add: {x:?} into {y:?}");
     let values = x.values();
-    y.values_mut().par_chunks_exact_mut(2 * width * channels).enumerate().for_each(|(row, out)| {
-        let source = &values[row / 2 * width * channels..][..width * channels];
-        for (j, out) in out.chunks_exact_mut(channels).enumerate() {
-            for (a, b) in out.iter_mut().zip(&source[j / 2 * channels..][..channels]) {
-                *a += b;
+    y.values_mut()
+        .par_chunks_exact_mut(2 * width * channels)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let source = &values[row / 2 * width * channels..][..width * channels];
+            for (j, out) in out.chunks_exact_mut(channels).enumerate() {
+                for (a, b) in out.iter_mut().zip(&source[j / 2 * channels..][..channels]) {
+                    *a += b;
+                }
             }
-        }
-    });
+        });
 }
 
 /// Cost of `pixels` output pixels.
 pub fn cost(pixels: usize, c: usize) -> Cost {
-    Cost { flops: (pixels * c) as f64, bytes: 9.0 * (pixels * c) as f64 }
+    Cost {
+        flops: (pixels * c) as f64,
+        bytes: 9.0 * (pixels * c) as f64,
+    }
+}
+
+/// N maps [H, W, C] into [2H, 2W, C].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub size: (usize, usize),
+    pub channels: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), 1),
+        ("primes", 2, (3, 5), 7),
+        ("vector - 1", 1, (2, 1), 15),
+        ("vector + 1", 1, (1, 2), 17),
+        ("neck.top", 1, (16, 16), 256),
+    ]
+    .map(|(name, items, size, channels)| Case {
+        name,
+        items,
+        size,
+        channels,
+    })
+    .to_vec()
 }

@@ -25,7 +25,9 @@ const ROWS: usize = 64;
 pub fn norm(x: &mut Tensor, norm: &Norm, gelu: bool) {
     let c = x.width();
     assert_eq!(norm.gamma.len(), c, "norm: {x:?} against {} channels", norm.gamma.len());
-    x.values_mut().par_chunks_mut(ROWS * c).for_each(|rows| simd::run(Rows { rows, norm, gelu }));
+    x.values_mut()
+        .par_chunks_mut(ROWS * c)
+        .for_each(|rows| simd::run(Rows { rows, norm, gelu }));
 }
 
 struct Rows<'a> {
@@ -47,5 +49,32 @@ impl Kernel for Rows<'_> {
 
 /// Cost of M rows.
 pub fn cost(m: usize, c: usize) -> Cost {
-    Cost { flops: 8.0 * (m * c) as f64, bytes: 8.0 * (m * c) as f64 }
+    Cost {
+        flops: 8.0 * (m * c) as f64,
+        bytes: 8.0 * (m * c) as f64,
+    }
+}
+
+/// M rows of C.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub m: usize,
+    pub c: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one row", 1, 2),
+        ("primes", 67, 13),
+        ("vector - 1", 63, 15),
+        ("vector", 64, 16),
+        ("vector + 1", 65, 17),
+        ("two vectors - 1", 3, 31),
+        ("memory_attention.end", 5120, 256),
+    ]
+    .map(|(name, m, c)| Case { name, m, c })
+    .to_vec()
 }

@@ -10,6 +10,7 @@
 //! fused likewise (they matter most), sums are not, which leaves differences of a few ulp.
 //! Source: PyTorch's documentation and behaviour; the tests quote the calls.
 
+use super::Cost;
 use anyhow::{Result, ensure};
 
 /// Taps of one axis: output i is the sum over j < `taps` of `weight[i, j]` * input[`index[i, j]`].
@@ -127,12 +128,15 @@ impl ResizePlan {
         Ok(())
     }
 
-    /// Multiply-adds and bytes moved for one plane of `channels` channels.
-    pub fn cost(&self, channels: usize) -> (usize, usize) {
+    /// Cost of one plane of `channels` channels.
+    pub fn cost(&self, channels: usize) -> Cost {
         let (across, down) = (self.scratch_len(channels), self.y.output * self.x.output * channels);
         let between = if self.x.is_copy() || self.y.is_copy() { 0 } else { across };
         let floats = self.y.input * self.x.input * channels + 2 * between + down;
-        (across * self.x.taps + down * self.y.taps, 4 * floats)
+        Cost {
+            flops: 2.0 * (across * self.x.taps + down * self.y.taps) as f64,
+            bytes: 4.0 * floats as f64,
+        }
     }
 }
 
@@ -286,4 +290,34 @@ fn keys_weights(t: f32) -> [f32; 4] {
     let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
     let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
     [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
+}
+
+/// A plane of one size to another.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub input: (usize, usize),
+    pub output: (usize, usize),
+}
+
+/// The op's table (see [`super::in_network`]). The tests hold PyTorch's results for the first ten: add at the end.
+pub fn cases() -> Vec<Case> {
+    [
+        ("from one", (1, 1), (5, 7)),
+        ("to one", (7, 5), (1, 1)),
+        ("tile + 1 to tile", (31, 33), (32, 32)),
+        ("tile to tile + 1", (32, 32), (31, 33)),
+        ("one axis", (16, 16), (13, 16)),
+        ("a smaller plane", (128, 128), (96, 112)),
+        ("four times down", (64, 48), (16, 12)),
+        ("primes", (208, 176), (64, 61)),
+        ("hiera.position", (7, 7), (128, 128)),
+        ("thin", (17, 2), (3, 19)),
+        ("tffs.logits", (128, 128), (512, 512)),
+        ("tffs.care", (128, 128), (208, 176)),
+        ("prompt.mask", (512, 512), (128, 128)),
+    ]
+    .map(|(name, input, output)| Case { name, input, output })
+    .to_vec()
 }

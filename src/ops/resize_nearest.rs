@@ -4,6 +4,7 @@
 //! f32; i >> 1 when n_out = 2 n_in; i when the sizes are equal. So it differs from exact arithmetic in places (208 to 176: nine).
 //! Planes are `[H, W]`, row by row, of any type. Source: PyTorch's documentation and behaviour.
 
+use super::Cost;
 use anyhow::{Result, ensure};
 
 use super::resize::check_sizes;
@@ -61,6 +62,14 @@ impl NearestPlan {
         }
         Ok(())
     }
+
+    /// Cost of one plane of values of `size` bytes: no arithmetic, every output read once and written once.
+    pub fn cost(&self, size: usize) -> Cost {
+        Cost {
+            flops: 0.0,
+            bytes: 2.0 * (self.y.len() * self.x.len() * size) as f64,
+        }
+    }
 }
 
 fn nearest_indices(input: usize, output: usize) -> Vec<u32> {
@@ -75,4 +84,28 @@ fn nearest_indices(input: usize, output: usize) -> Vec<u32> {
         }
     };
     (0..output).map(|i| index(i) as u32).collect()
+}
+
+/// A plane of one size to another.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub input: (usize, usize),
+    pub output: (usize, usize),
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("from one", (1, 1), (5, 7)),
+        ("to one", (7, 5), (1, 1)),
+        ("doubling one axis", (3, 5), (6, 7)),
+        ("primes", (97, 13), (1021, 11)),
+        ("a copy", (6, 7), (6, 7)),
+        ("tffs.labels", (208, 176), (512, 512)),
+        ("tffs.masks", (512, 512), (208, 176)),
+    ]
+    .map(|(name, input, output)| Case { name, input, output })
+    .to_vec()
 }

@@ -8,6 +8,7 @@
 //! Pillow 13 does y first when the height shrinks much more than the width (its pull request 9549), which moves some pixels by one level or
 //! more; the method's authors had an earlier one, and so have we: always x first.
 
+use super::Cost;
 use anyhow::{Result, ensure};
 
 use super::resize::check_sizes;
@@ -96,8 +97,8 @@ impl BicubicU8Plan {
         Ok(())
     }
 
-    /// Multiply-adds and bytes moved for one plane.
-    pub fn cost(&self) -> (usize, usize) {
+    /// Cost of one plane, its integer operations counted as flops.
+    pub fn cost(&self) -> Cost {
         let across = self.y.input * self.x.weight.len();
         let down = self.x.output * self.y.weight.len();
         let between = if self.x.is_copy() || self.y.is_copy() {
@@ -106,7 +107,10 @@ impl BicubicU8Plan {
             self.scratch_len()
         };
         let bytes = self.y.input * self.x.input + 2 * between + self.y.output * self.x.output;
-        (across + down, bytes)
+        Cost {
+            flops: 2.0 * (across + down) as f64,
+            bytes: bytes as f64,
+        }
     }
 }
 
@@ -195,4 +199,32 @@ fn keys(x: f64) -> f64 {
     } else {
         0.0
     }
+}
+
+/// A plane of one size to another.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub input: (usize, usize),
+    pub output: (usize, usize),
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("from one", (1, 1), (5, 7)),
+        ("to one", (7, 5), (1, 1)),
+        ("tile + 1 to tile", (31, 33), (32, 32)),
+        ("primes", (13, 17), (512, 512)),
+        ("four times down", (512, 512), (128, 128)),
+        ("tffs.care", (208, 176), (512, 512)),
+        ("primes down", (67, 512), (512, 61)),
+        ("one axis, up", (512, 40), (512, 97)),
+        ("one axis, down", (40, 300), (7, 300)),
+        ("tffs.small", (96, 112), (512, 512)),
+        ("thin", (701, 3), (11, 257)),
+    ]
+    .map(|(name, input, output)| Case { name, input, output })
+    .to_vec()
 }

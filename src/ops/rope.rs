@@ -41,23 +41,69 @@ impl Rope {
 pub fn rope(x: &mut Tensor, from: usize, rope: &Rope) {
     let (height, width) = rope.grid;
     let channels = x.width();
-    assert!(x.rows() % (height * width) == 0 && from + rope.width <= channels, "rope: {x:?} on a {height} x {width} grid");
+    assert!(
+        x.rows().is_multiple_of(height * width) && from + rope.width <= channels,
+        "rope: {x:?} on a {height} x {width} grid"
+    );
     let quarter = rope.width / 4;
-    x.values_mut().par_chunks_exact_mut(channels).with_min_len(64).enumerate().for_each(|(row, values)| {
-        let (y, x) = (row / width % height, row % width);
-        let (first, second) = values[from..from + rope.width].split_at_mut(2 * quarter);
-        for (half, coordinate) in [(first, x), (second, y)] {
-            let (cos, sin) = (&rope.cos[coordinate * quarter..][..quarter], &rope.sin[coordinate * quarter..][..quarter]);
-            for (i, pair) in half.chunks_exact_mut(2).enumerate() {
-                let (a, b) = (pair[0], pair[1]);
-                pair[0] = a * cos[i] - b * sin[i];
-                pair[1] = a * sin[i] + b * cos[i];
+    x.values_mut()
+        .par_chunks_exact_mut(channels)
+        .with_min_len(64)
+        .enumerate()
+        .for_each(|(row, values)| {
+            let (y, x) = (row / width % height, row % width);
+            let (first, second) = values[from..from + rope.width].split_at_mut(2 * quarter);
+            for (half, coordinate) in [(first, x), (second, y)] {
+                let (cos, sin) = (
+                    &rope.cos[coordinate * quarter..][..quarter],
+                    &rope.sin[coordinate * quarter..][..quarter],
+                );
+                for (i, pair) in half.chunks_exact_mut(2).enumerate() {
+                    let (a, b) = (pair[0], pair[1]);
+                    pair[0] = a * cos[i] - b * sin[i];
+                    pair[1] = a * sin[i] + b * cos[i];
+                }
             }
-        }
-    });
+        });
 }
 
 /// Cost of M rows of D.
 pub fn cost(m: usize, d: usize) -> Cost {
-    Cost { flops: 3.0 * (m * d) as f64, bytes: 8.0 * (m * d) as f64 }
+    Cost {
+        flops: 3.0 * (m * d) as f64,
+        bytes: 8.0 * (m * d) as f64,
+    }
+}
+
+/// `items` grids of rows of C, of which D columns turn.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub grid: (usize, usize),
+    pub channels: usize,
+    pub from: usize,
+    pub width: usize,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), 4, 0, 4),
+        ("primes", 2, (5, 7), 13, 1, 12),
+        ("wide", 1, (3, 67), 8, 0, 8),
+        ("tall", 1, (67, 1), 12, 4, 8),
+        ("memory_attention.q", 5, (32, 32), 768, 0, 256),
+        ("memory_attention.k", 5, (32, 32), 768, 256, 256),
+    ]
+    .map(|(name, items, grid, channels, from, width)| Case {
+        name,
+        items,
+        grid,
+        channels,
+        from,
+        width,
+    })
+    .to_vec()
 }

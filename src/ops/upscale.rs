@@ -30,7 +30,10 @@ impl Upscale {
                 }
             }
         }
-        Self { linear: Linear::new(&rows, 4 * o, c, Some(&bias.repeat(4))), norm }
+        Self {
+            linear: Linear::new(&rows, 4 * o, c, Some(&bias.repeat(4))),
+            norm,
+        }
     }
 }
 
@@ -40,17 +43,30 @@ pub fn upscale(x: &Tensor, weights: &Upscale, skips: &[&Tensor]) -> Tensor {
         panic!("upscale: {x:?} is not [N, H, W, C]");
     };
     let o = weights.linear.n() / 4;
-    assert!(skips.len() == n && skips.iter().all(|s| s.rows() == 4 * height * width && s.width() == o), "upscale: skips do not fit {x:?}");
+    assert!(
+        skips.len() == n && skips.iter().all(|s| s.rows() == 4 * height * width && s.width() == o),
+        "upscale: skips do not fit {x:?}"
+    );
     let mut cells = Tensor::empty(x.device(), &[n, height, width, 4 * o]);
     linear(Input::Plain(x), &weights.linear, Epilogue::NONE, &mut cells);
     let mut y = Tensor::empty(x.device(), &[n, 2 * height, 2 * width, o]);
     let cells = cells.values();
-    y.values_mut().par_chunks_exact_mut(2 * width * o).enumerate().for_each(|(row, out)| {
-        let (item, oy) = (row / (2 * height), row % (2 * height));
-        let cells = &cells[(item * height + oy / 2) * width * 4 * o..][..width * 4 * o];
-        let skip = &skips[item].values()[oy * 2 * width * o..][..2 * width * o];
-        simd::run(Row { cells, skip, out, o, dy: oy % 2, norm: weights.norm.as_ref() });
-    });
+    y.values_mut()
+        .par_chunks_exact_mut(2 * width * o)
+        .enumerate()
+        .for_each(|(row, out)| {
+            let (item, oy) = (row / (2 * height), row % (2 * height));
+            let cells = &cells[(item * height + oy / 2) * width * 4 * o..][..width * 4 * o];
+            let skip = &skips[item].values()[oy * 2 * width * o..][..2 * width * o];
+            simd::run(Row {
+                cells,
+                skip,
+                out,
+                o,
+                dy: oy % 2,
+                norm: weights.norm.as_ref(),
+            });
+        });
     y
 }
 
@@ -90,5 +106,42 @@ impl Kernel for Row<'_> {
 
 /// Cost of `pixels` input pixels.
 pub fn cost(pixels: usize, c: usize, o: usize) -> Cost {
-    Cost { flops: 8.0 * (pixels * c * o) as f64, bytes: 4.0 * (pixels * (c + 8 * o)) as f64 }
+    Cost {
+        flops: 8.0 * (pixels * c * o) as f64,
+        bytes: 4.0 * (pixels * (c + 8 * o)) as f64,
+    }
+}
+
+/// N maps [H, W, C] to O channels.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub name: &'static str,
+    pub items: usize,
+    pub size: (usize, usize),
+    pub c: usize,
+    pub o: usize,
+    pub norm: bool,
+}
+
+/// The op's table: awkward sizes, then the network's (see [`super::in_network`]).
+pub fn cases() -> Vec<Case> {
+    [
+        ("one", 1, (1, 1), 1, 2, true),
+        ("primes", 2, (3, 5), 13, 7, true),
+        ("vector - 1", 1, (4, 3), 31, 15, false),
+        ("vector + 1", 1, (2, 7), 9, 17, true),
+        ("tile + 1", 1, (7, 7), 5, 8, false),
+        ("decoder.first", 1, (32, 32), 256, 64, true),
+        ("decoder.second", 1, (64, 64), 64, 32, false),
+    ]
+    .map(|(name, items, size, c, o, norm)| Case {
+        name,
+        items,
+        size,
+        c,
+        o,
+        norm,
+    })
+    .to_vec()
 }

@@ -246,15 +246,16 @@ fn blend(below: [u8; 3], above: [u8; 3], share: f32) -> [u8; 3] {
     [0, 1, 2].map(|c| (f32::from(below[c]) * (1.0 - share) + f32::from(above[c]) * share) as u8)
 }
 
+/// Encoded in memory first: the picture is small, and a full disk is told apart only from an error of the file itself.
 fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()> {
-    atomic_file::write_with(path, |file| {
-        let mut encoder = png::Encoder::new(file, u32::try_from(width)?, u32::try_from(height)?);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(rgb)?;
-        Ok(writer.finish()?)
-    })
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(width)?, u32::try_from(height)?);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(rgb)?;
+    writer.finish()?;
+    atomic_file::write_bytes(path, &bytes)
 }
 
 #[cfg(test)]

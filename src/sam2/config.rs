@@ -79,10 +79,13 @@ impl Config {
     /// (embed_dim, blocks). The image size cannot be seen in a checkpoint; without a word about it, it is MedSAM2's 512.
     pub fn of(checkpoint: &Checkpoint, file: Option<&Path>) -> Result<Self> {
         let base = match checkpoint.metadata("config") {
-            Some(json) => Some(
-                serde_json::from_str(json)
-                    .with_context(|| format!("{}: the metadata key `config` is not a configuration", checkpoint.path().display()))?,
-            ),
+            Some(json) => match serde_json::from_str(json) {
+                Ok(config) => Some(config),
+                Err(error) => bad_input!(
+                    "{}: the metadata key `config` is not a configuration: {error}; write it anew, or use the settings that came with the weights",
+                    checkpoint.path().display()
+                ),
+            },
             None => Self::published(checkpoint),
         };
         let config = match (file, base) {
@@ -157,7 +160,7 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         let stages = self.stages.len();
-        if self.image_size == 0 || self.image_size % 32 != 0 || self.image_size > 4096 {
+        if self.image_size == 0 || !self.image_size.is_multiple_of(32) || self.image_size > 4096 {
             bad_input!("image_size {} is not a multiple of 32 up to 4096", self.image_size);
         }
         if stages != 4 || self.window_spec.len() != 4 || self.stages.contains(&0) || self.q_pool != 3 {
@@ -181,10 +184,14 @@ impl Config {
             self.decoder_heads,
             self.memory_attention_layers,
         ];
-        if widths.contains(&0) || self.d_model % 8 != 0 || self.d_model % self.mem_dim != 0 || self.mem_dim % 4 != 0 {
+        if widths.contains(&0)
+            || !self.d_model.is_multiple_of(8)
+            || !self.d_model.is_multiple_of(self.mem_dim)
+            || !self.mem_dim.is_multiple_of(4)
+        {
             bad_input!("widths and heads must be positive, d_model a multiple of 8 and of mem_dim, mem_dim of 4");
         }
-        if self.embed_dim % self.num_heads != 0 || (self.d_model / 2) % self.decoder_heads != 0 {
+        if !self.embed_dim.is_multiple_of(self.num_heads) || !(self.d_model / 2).is_multiple_of(self.decoder_heads) {
             bad_input!("the heads do not divide the widths they split");
         }
         if self.num_maskmem < 2 || self.max_obj_ptrs_in_encoder < 2 || self.num_maskmem > 64 || self.max_obj_ptrs_in_encoder > 1024 {

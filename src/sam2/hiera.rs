@@ -71,7 +71,7 @@ impl Hiera {
                 let spec = config.window_spec[if within == 0 { stage.saturating_sub(1) } else { stage }];
                 let window = if config.global_att_blocks.contains(&index) { side } else { spec };
                 let heads = config.num_heads << stage;
-                let windows = partition(side, window, pools);
+                let windows = Windows::partition(side, window, pools);
                 blocks.push(Block::load(&at.path(&format!("blocks.{index}")), width, out, heads, pools, windows));
                 width = out;
                 side /= if pools { 2 } else { 1 };
@@ -164,35 +164,6 @@ impl Block {
         linear(Input::Plain(&hidden), &self.contract, Epilogue::ACCUMULATE, &mut y);
         y
     }
-}
-
-/// Windows of side `window` over a side x side map. Padding (zeros after the norm) beyond the map takes part as keys equal to the bias; when the block pools, queries are
-/// rows of the half-size map (windows and map are even, so no cell mixes padding and map).
-fn partition(side: usize, window: usize, pools: bool) -> Windows {
-    let mut out = Windows {
-        query_start: vec![0],
-        key_start: vec![0],
-        ..Windows::default()
-    };
-    let step = if pools { 2 } else { 1 };
-    out.key_rows = side * side;
-    out.query_rows = out.key_rows / (step * step);
-    for top in (0..side).step_by(window) {
-        for left in (0..side).step_by(window) {
-            let (bottom, right) = ((top + window).min(side), (left + window).min(side));
-            for y in top..bottom {
-                out.keys.extend((left..right).map(|x| (y * side + x) as u32));
-            }
-            for y in top / step..bottom / step {
-                out.queries
-                    .extend((left / step..right / step).map(|x| (y * (side / step) + x) as u32));
-            }
-            out.padding.push((window * window - (bottom - top) * (right - left)) as u32);
-            out.key_start.push(out.keys.len());
-            out.query_start.push(out.queries.len());
-        }
-    }
-    out
 }
 
 /// The patch embedding on one channel: the three are equal, so their weights (over 255 std) sum up; what their means contribute depends on how many taps fall

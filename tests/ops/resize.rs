@@ -1,22 +1,10 @@
 //! `ops::resize` against plain loops in f64 and against PyTorch.
 
 use anyhow::Result;
-use hpc_seg::ops::resize::ResizePlan;
+use hpc_seg::ops::Cost;
+use hpc_seg::ops::resize::{Case, ResizePlan, cases};
 
 type Maker = fn((usize, usize), (usize, usize)) -> Result<ResizePlan>;
-
-const SIZES: [((usize, usize), (usize, usize)); 10] = [
-    ((1, 1), (5, 7)),
-    ((7, 5), (1, 1)),
-    ((31, 33), (32, 32)),
-    ((32, 32), (31, 33)),
-    ((16, 16), (13, 16)),
-    ((128, 128), (96, 112)),
-    ((64, 48), (16, 12)),
-    ((208, 176), (64, 61)),
-    ((7, 7), (128, 128)),
-    ((17, 2), (3, 19)),
-];
 
 fn plane(n: usize) -> Vec<f32> {
     (0..n as u64)
@@ -79,7 +67,7 @@ fn tolerance(input: (usize, usize)) -> f64 {
 
 #[test]
 fn bilinear_equals_a_plain_loop() {
-    for (input, output) in SIZES {
+    for Case { input, output, .. } in cases() {
         let src = plane(input.0 * input.1);
         let plan = ResizePlan::bilinear(input, output).unwrap();
         // Beyond the outermost centres the edge value holds: all weight that falls outside belongs to the edge pixel.
@@ -98,7 +86,7 @@ fn bilinear_equals_a_plain_loop() {
 
 #[test]
 fn antialiased_bilinear_equals_a_plain_loop() {
-    for (input, output) in SIZES {
+    for Case { input, output, .. } in cases() {
         let src = plane(input.0 * input.1);
         let plan = ResizePlan::bilinear_antialiased(input, output).unwrap();
         let expected = oracle(&src, input, output, |i, n, m| {
@@ -127,7 +115,7 @@ fn bicubic_equals_a_plain_loop() {
             0.0
         }
     };
-    for (input, output) in SIZES {
+    for Case { input, output, .. } in cases() {
         let src = plane(input.0 * input.1);
         let plan = ResizePlan::bicubic(input, output).unwrap();
         let expected = oracle(&src, input, output, |i, n, m| {
@@ -154,7 +142,7 @@ fn bicubic_equals_a_plain_loop() {
 #[test]
 fn channels_are_resized_each_by_itself() {
     let makers: [Maker; 3] = [ResizePlan::bilinear, ResizePlan::bilinear_antialiased, ResizePlan::bicubic];
-    for (maker, (input, output)) in makers.iter().flat_map(|maker| SIZES.map(|sizes| (maker, sizes))) {
+    for (maker, Case { input, output, .. }) in makers.iter().flat_map(|maker| cases().into_iter().map(move |case| (maker, case))) {
         let plan = maker(input, output).unwrap();
         let src = plane(input.0 * input.1 * 3);
         let out = resized(&plan, 3, &src);
@@ -191,7 +179,7 @@ fn sizes_of_zero_and_slices_of_another_size_are_refused() {
 // torch 2.15.0 (AVX512 CPU): i = np.arange(H * W, dtype=np.uint64)
 //   x = ((i * i * 2654435761 + i * 40503) >> 13).astype(np.uint8).astype(np.float32) / 16 - 8, as (1, 1, H, W)
 //   y = F.interpolate(x, size=(h, w), mode=..., align_corners=False[, antialias=True]).numpy().astype(np.float64).ravel()
-//   (y * ((np.arange(y.size) * 37 % 101 - 50) / 50)).sum()    for SIZES in order
+//   (y * ((np.arange(y.size) * 37 % 101 - 50) / 50)).sum()    for the first ten cases, in order
 #[test]
 fn weighted_sums_are_those_of_pytorch() {
     let bilinear = [
@@ -209,8 +197,8 @@ fn weighted_sums_are_those_of_pytorch() {
         (ResizePlan::bicubic, bicubic),
     ];
     for (kind, (maker, sums)) in makers.iter().enumerate() {
-        for ((input, output), expected) in SIZES.iter().zip(sums) {
-            let out = resized(&maker(*input, *output).unwrap(), 1, &plane(input.0 * input.1));
+        for (Case { input, output, .. }, expected) in cases().into_iter().zip(sums) {
+            let out = resized(&maker(input, output).unwrap(), 1, &plane(input.0 * input.1));
             let sum: f64 = out
                 .iter()
                 .enumerate()
@@ -229,6 +217,18 @@ fn weighted_sums_are_those_of_pytorch() {
 #[test]
 fn cost_counts_both_passes_and_nothing_for_a_copy() {
     // 2 x 3 to 4 x 5, two taps each: 2 x 5 x 2 across, 4 x 5 x 2 down; reads 6, writes and reads 10 between, writes 20 floats.
-    assert_eq!(ResizePlan::bilinear((2, 3), (4, 5)).unwrap().cost(1), (20 + 40, 4 * (6 + 20 + 20)));
-    assert_eq!(ResizePlan::bilinear((2, 3), (2, 3)).unwrap().cost(7), (0, 4 * 7 * 12));
+    assert_eq!(
+        ResizePlan::bilinear((2, 3), (4, 5)).unwrap().cost(1),
+        Cost {
+            flops: 2.0 * 60.0,
+            bytes: 4.0 * 46.0
+        }
+    );
+    assert_eq!(
+        ResizePlan::bilinear((2, 3), (2, 3)).unwrap().cost(7),
+        Cost {
+            flops: 0.0,
+            bytes: 4.0 * 84.0
+        }
+    );
 }

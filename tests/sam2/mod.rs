@@ -1,3 +1,4 @@
 //! The network against PyTorch, stage by stage.
 
+mod published;
 mod stages;

@@ -34,13 +34,24 @@ pub fn formula_network(model: &str, seed: u64, device: &Device) -> Sam2 {
 
 /// Its checkpoint and configuration.
 pub fn formula_weights(model: &str, seed: u64) -> (Checkpoint, Config) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/expected");
-    let read = |suffix: &str| std::fs::read_to_string(folder.join(format!("sam2_{model}_{suffix}.json"))).unwrap();
-    let list = read_tensor_list(model, &read("tensors")).unwrap();
+    let config = std::fs::read_to_string(expected(&format!("sam2_{model}_config.json"))).unwrap();
     (
-        formula_checkpoint(&list, seed).unwrap(),
-        serde_json::from_str(&read("config")).unwrap(),
+        formula_checkpoint(&formula_list(model), seed).unwrap(),
+        serde_json::from_str(&config).unwrap(),
     )
+}
+
+/// Names and shapes of a network's tensors.
+pub fn formula_list(model: &str) -> Vec<(String, Vec<usize>)> {
+    read_tensor_list(
+        model,
+        &std::fs::read_to_string(expected(&format!("sam2_{model}_tensors.json"))).unwrap(),
+    )
+    .unwrap()
+}
+
+fn expected(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights/expected").join(file)
 }
 
 /// How far `got` is from `want`: (normalised mean squared error, largest difference over the largest magnitude).
@@ -61,9 +72,6 @@ pub fn distance(got: &[f32], want: &[f32]) -> (f64, f64) {
 /// Demands NMSE <= 1e-7 and relative maximum error <= 1e-4.
 pub fn assert_close(name: &str, got: &[f32], want: &[f32]) {
     let (nmse, worst) = distance(got, want);
-    if std::env::var_os("HPC_SEG_TRACE").is_some() {
-        println!("{name}: NMSE {nmse:.1e}, worst {worst:.1e}");
-    }
     let at = got
         .iter()
         .zip(want)

@@ -3,3 +3,4 @@
 pub mod fast;
 pub mod golden;
 pub mod literal;
+pub mod ops;

@@ -2,3 +2,4 @@
 
 mod against_literal;
 mod goldens;
+mod memory;

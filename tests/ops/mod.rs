@@ -1,0 +1,19 @@
+//! Every op against plain loops in f64, over its own table of cases.
+
+mod attention;
+mod conv;
+mod depthwise;
+mod ensemble;
+mod levels;
+mod linear;
+mod mask_product;
+mod max_pool;
+mod memory_attention;
+mod memory_mask;
+mod nearest_add;
+mod norm;
+mod resize;
+mod resize_nearest;
+mod resize_u8;
+mod rope;
+mod upscale;
