@@ -2,11 +2,11 @@
 // catch different bugs.
 #pragma once
 
-static std::atomic<u64> ld_phases,
-    ld_wavefronts;  // performance lint: shared-memory wavefronts per 8-row ldmatrix phase (1 = conflict free)
+// Phases of ldmatrix (eight rows each) and the wavefronts they take: as many if no two rows lie in the same banks.
+static std::atomic<u64> ld_phases, ld_wavefronts;
 extern "C" void emu_stats(u64* o) {
-    o[0] = ld_phases.exchange(0);
-    o[1] = ld_wavefronts.exchange(0);
+    o[0] = ld_phases;
+    o[1] = ld_wavefronts;
 }
 extern "C" void emu_ldmatrix(u32* r, const void* p, int trans, const char* f, int l) {
     struct S {

@@ -2,15 +2,21 @@
 // the order under test.
 #pragma once
 
+#ifndef __x86_64__
+#error "the emulator switches fibers with x86-64 instructions"
+#endif
+// Saves the callee-saved registers and the stack pointer at *save, and goes on where `to` was saved.
 extern "C" void emu_switch(void** save, void* to);
 asm(".text\n.globl emu_switch\n.type emu_switch,@function\nemu_switch:\n"
     "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\nmov %rsp,(%rdi)\nmov %rsi,%rsp\n"
     "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n.size emu_switch,.-emu_switch\n");
+// A cp.async that is under way, of group g.
 struct Cp {
     void* d;
     const void* s;
     u32 n, g;
 };
+// A CUDA thread: indices, saved stack pointer, what it waits for and where, its copies.
 struct Fiber {
     EmuIdx ix;
     void* sp;
@@ -20,6 +26,7 @@ struct Fiber {
     u32 cpg;
     std::vector<Cp> cpq;
 };
+// Masks over lanes: ready to run, waiting in a collective, at barrier b, exited; the operands of the collective; the clock of the last __syncwarp.
 struct Warp {
     u32 all, ready, coll, done, kind, mask;
     const char* file;
@@ -33,12 +40,14 @@ struct Bar {
     const char* file;
     int line;
 };
+// An array in shared memory.
 struct Range {
     up lo, hi;
     const char* name;
     const void* key;
 };
 static const size_t STACK = 128 * 1024, SMEM_CAP = 1 << 20;
+// All of one block's state; tb, launch_t and block_t are the clock at the last barrier, the launch and the start of the block.
 struct Worker {
     u8* stacks = nullptr;
     u32 nfib = 0;
@@ -62,9 +71,10 @@ struct Worker {
     std::string err;
 };
 static thread_local Worker* W;
+// Top of a fiber's stack. Staggered: at equal offsets all stacks would share a few sets of the caches.
 static inline Fiber* top(Worker* w, u32 i) {
     return (Fiber*)(w->stacks + (i + 1) * STACK - ((sizeof(Fiber) + 63) & ~63ull) - (i & 63) * 960);
-}  // stagger: equal offsets would alias in L1/L2
+}
 
 static void switch_to(Fiber* from, Fiber* to) {  // to == nullptr: back to the scheduler's caller
     Worker* w = W;

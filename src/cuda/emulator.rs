@@ -59,6 +59,7 @@ type Malloc = unsafe extern "C" fn(usize) -> *mut u8;
 type Free = unsafe extern "C" fn(*mut u8);
 type MarkInit = unsafe extern "C" fn(*mut u8, usize);
 type Find = unsafe extern "C" fn(*const c_char) -> *const Kernel;
+type Stats = unsafe extern "C" fn(*mut u64);
 type Launch = unsafe extern "C" fn(*const Kernel, *const u32, *const u32, u32, *mut *mut c_void, *mut c_char, usize) -> c_int;
 
 /// Shared memory of a block on sm_80.
@@ -80,6 +81,7 @@ pub struct Emulator {
     mark_init: MarkInit,
     find: Find,
     launch: Launch,
+    stats: Stats,
     allocations: Mutex<BTreeMap<u64, usize>>,
 }
 
@@ -116,8 +118,17 @@ impl Emulator {
             mark_init: symbol!(b"emu_mark_init"),
             find: symbol!(b"emu_find"),
             launch: symbol!(b"emu_launch"),
+            stats: symbol!(b"emu_stats"),
             allocations: Mutex::default(),
         })
+    }
+
+    /// Phases of ldmatrix so far, and the wavefronts of shared memory they took: as many if there were no bank conflicts. Counted under `emu-check`.
+    pub fn ldmatrix_phases_and_wavefronts(&self) -> (u64, u64) {
+        let mut counts = [0; 2];
+        // SAFETY: it writes two numbers.
+        unsafe { (self.stats)(counts.as_mut_ptr()) };
+        (counts[0], counts[1])
     }
 
     /// With the lock held: makes this emulator's options those in force.

@@ -4,6 +4,7 @@ use anyhow::Result;
 use half::bf16;
 use hpc_seg::cuda::arena::{Arena, Buffer};
 use hpc_seg::cuda::driver::Driver;
+#[cfg(feature = "emu")]
 use hpc_seg::cuda::emulator::{Emulator, Schedule};
 use hpc_seg::cuda::launch::Runtime;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn over(emulator: Emulator) -> Self {
-        let driver: Arc<dyn Driver> = Arc::new(emulator);
+    pub fn over(driver: impl Driver + 'static) -> Self {
+        let driver: Arc<dyn Driver> = Arc::new(driver);
         Self { runtime: Runtime::new(driver.clone()), arena: Arena::separate(driver, 1 << 30) }
     }
 
     /// The emulator with each schedule.
+    #[cfg(feature = "emu")]
     pub fn all() -> impl Iterator<Item = Bench> {
         Schedule::ALL.into_iter().map(|schedule| Self::over(Emulator::new(schedule).unwrap()))
     }

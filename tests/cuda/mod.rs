@@ -1,19 +1,16 @@
-//! The CUDA runtime: what needs no kernels to run, and, under the features `emu` and `emu-check`, every kernel against its CPU op.
-
-mod cache;
-mod compile;
+//! The CUDA runtime: what needs no kernels to run; every kernel against its CPU op, on a GPU if there is one, and on the emulator under the features `emu` and
+//! `emu-check`.
 
 #[cfg(feature = "emu")]
 mod arena;
-#[cfg(feature = "emu")]
+mod cache;
+mod compile;
 mod conformance;
+mod gpu;
 #[cfg(feature = "emu")]
 mod launching;
-#[cfg(feature = "emu")]
 mod linear;
-#[cfg(feature = "emu")]
 mod max_pool;
 #[cfg(feature = "emu-check")]
 mod mutations;
-#[cfg(feature = "emu")]
 mod norm;
