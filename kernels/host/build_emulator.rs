@@ -44,7 +44,9 @@ fn wrappers(kernels: &Path, table: &str) -> Vec<(String, String)> {
     let mut files: Vec<(String, String)> = Vec::new();
     for line in table.lines().skip(1) {
         let mut fields = line.split(',');
-        let (Some(name), Some(file), Some(defines)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(name), Some(file), Some(defines)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let at = files.iter().position(|(known, _)| known == file).unwrap_or_else(|| {
             files.push((file.into(), "#include \"table.h\"\n#include \"tile.cuh\"\n".into()));
             files.len() - 1
@@ -55,7 +57,11 @@ fn wrappers(kernels: &Path, table: &str) -> Vec<(String, String)> {
         for (key, value) in &pairs {
             let _ = writeln!(text, "#define {key} {value}");
         }
-        let _ = writeln!(text, "namespace {name}_space {{\n#include \"{}\"\nEMU_EXPORT({name})\n}}", kernels.join(file).display());
+        let _ = writeln!(
+            text,
+            "namespace {name}_space {{\n#include \"{}\"\nEMU_EXPORT({name})\n}}",
+            kernels.join(file).display()
+        );
         for (key, _) in &pairs {
             let _ = writeln!(text, "#undef {key}");
         }
@@ -66,18 +72,32 @@ fn wrappers(kernels: &Path, table: &str) -> Vec<(String, String)> {
 /// The generated list of all kernels.
 fn table_source(table: &str) -> String {
     let names: Vec<&str> = table.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
-    let declared: String = names.iter().map(|name| format!("extern \"C\" const EmuKernel emu_k_{name};\n")).collect();
+    let declared: String = names
+        .iter()
+        .map(|name| format!("extern \"C\" const EmuKernel emu_k_{name};\n"))
+        .collect();
     let listed: String = names.iter().map(|name| format!("&emu_k_{name}, ")).collect();
-    format!("#include \"table.h\"\n{declared}extern \"C\" const EmuKernel* const emu_table[];\nconst EmuKernel* const emu_table[] = {{{listed}nullptr}};\n")
+    format!(
+        "#include \"table.h\"\n{declared}extern \"C\" const EmuKernel* const emu_table[];\nconst EmuKernel* const emu_table[] = {{{listed}nullptr}};\n"
+    )
 }
 
 /// Builds `kernels/` and the emulator's runtime `kernels/host` of `host` into `out/libemulator.so`. Of the kernel files whose objects stand in
 /// `reuse` (by the name `norm.cu.o`), and of the runtime, those objects are linked instead.
-pub fn build(kernels: &Path, host: &Path, out: &Path, checked: bool, reuse: &(dyn Fn(&str) -> Option<PathBuf> + Sync)) -> Result<PathBuf, String> {
+pub fn build(
+    kernels: &Path,
+    host: &Path,
+    out: &Path,
+    checked: bool,
+    reuse: &(dyn Fn(&str) -> Option<PathBuf> + Sync),
+) -> Result<PathBuf, String> {
     fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
     let table = read(&kernels.join("specialisations.csv"))?;
     write(&out.join("table.cpp"), &table_source(&table))?;
-    let mut units = vec![("emulator".to_string(), host.join("emulator.cpp"), false), ("table".to_string(), out.join("table.cpp"), false)];
+    let mut units = vec![
+        ("emulator".to_string(), host.join("emulator.cpp"), false),
+        ("table".to_string(), out.join("table.cpp"), false),
+    ];
     for (file, text) in wrappers(kernels, &table) {
         let path = out.join(format!("{file}.cpp"));
         write(&path, &text)?;
@@ -91,7 +111,16 @@ pub fn build(kernels: &Path, host: &Path, out: &Path, checked: bool, reuse: &(dy
         }
         let object = out.join(object);
         let mut command = compiler();
-        command.args(["-std=c++17", "-O2", "-g1", "-fPIC", "-march=native", "-Wno-attributes", "-Wno-unknown-pragmas", "-c"]);
+        command.args([
+            "-std=c++17",
+            "-O2",
+            "-g1",
+            "-fPIC",
+            "-march=native",
+            "-Wno-attributes",
+            "-Wno-unknown-pragmas",
+            "-c",
+        ]);
         command.arg(format!("-I{}", kernels.display())).arg(format!("-I{}", host.display()));
         if *is_kernel && checked {
             command.args(CHECKED);
@@ -101,10 +130,17 @@ pub fn build(kernels: &Path, host: &Path, out: &Path, checked: bool, reuse: &(dy
     };
     let objects: Vec<PathBuf> = thread::scope(|scope| {
         let started: Vec<_> = units.iter().map(|unit| scope.spawn(move || compile(unit))).collect();
-        let results = started.into_iter().map(|one| one.join().unwrap_or_else(|_| Err("a compiling thread failed".into())));
+        let results = started
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(|_| Err("a compiling thread failed".into())));
         results.collect::<Result<_, _>>()
     })?;
     let mut link = compiler();
-    link.arg("-shared").arg("-Wl,-Bsymbolic").args(&objects).arg("-o").arg(&library).args(["-ldl", "-lpthread"]);
+    link.arg("-shared")
+        .arg("-Wl,-Bsymbolic")
+        .args(&objects)
+        .arg("-o")
+        .arg(&library)
+        .args(["-ldl", "-lpthread"]);
     run(link, "linking the emulator").map(|()| library)
 }

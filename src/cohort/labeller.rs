@@ -302,7 +302,10 @@ impl Labeller {
         let mut uses = Vec::new();
         for (support, checked) in labelled.iter().zip(&checked) {
             if checked.classes.is_empty() {
-                warnings.push(format!("{}: every mask is empty; this labelled volume is left out", support.labels.display()));
+                warnings.push(format!(
+                    "{}: every mask is empty; this labelled volume is left out",
+                    support.labels.display()
+                ));
                 continue;
             }
             let axes = self.view(query, checked)?;
@@ -369,7 +372,10 @@ impl Labeller {
         hooks: &mut Hooks<'_>,
     ) -> Result<Labelling> {
         hooks.progress.stage("supports", uses.len() as u64);
-        for (used, case) in uses.iter().filter_map(|used| Some((used, labelled.iter().find(|case| case.name == used.case)?))) {
+        for (used, case) in uses
+            .iter()
+            .filter_map(|used| Some((used, labelled.iter().find(|case| case.name == used.case)?)))
+        {
             hooks.stop.check()?;
             if !self.supports.contains_key(&used.key) {
                 let checked = self.checked(case)?;

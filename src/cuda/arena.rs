@@ -57,7 +57,10 @@ impl Arena {
     /// When the device has not that much.
     pub fn new(driver: Arc<dyn Driver>, budget: usize) -> Result<Self> {
         let budget = budget / ALIGNMENT * ALIGNMENT;
-        ensure!(budget > 0, "an arena of less than {ALIGNMENT} bytes holds nothing; give it a larger budget");
+        ensure!(
+            budget > 0,
+            "an arena of less than {ALIGNMENT} bytes holds nothing; give it a larger budget"
+        );
         let base = driver.allocate(budget).with_context(|| {
             format!("the device has no {budget} bytes left for the arena; lower its budget, or end other programs on the device")
         })?;
@@ -70,8 +73,16 @@ impl Arena {
     }
 
     fn with(driver: Arc<dyn Driver>, budget: usize, base: Option<DevicePointer>) -> Self {
-        let state = State { free: BTreeMap::from([(0, budget)]), ..State::default() };
-        Self(Arc::new(Inner { driver, budget, base, state: Mutex::new(state) }))
+        let state = State {
+            free: BTreeMap::from([(0, budget)]),
+            ..State::default()
+        };
+        Self(Arc::new(Inner {
+            driver,
+            budget,
+            base,
+            state: Mutex::new(state),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,9 +100,19 @@ impl Arena {
         let offset = self.state().take(length, self.0.budget)?;
         let pointer = match self.0.base {
             Some(base) => base.offset(offset),
-            None => self.0.driver.allocate(bytes).inspect_err(|_| self.state().give_back(offset, length))?,
+            None => self
+                .0
+                .driver
+                .allocate(bytes)
+                .inspect_err(|_| self.state().give_back(offset, length))?,
         };
-        Ok(Buffer { arena: self.clone(), pointer, bytes, offset, length })
+        Ok(Buffer {
+            arena: self.clone(),
+            pointer,
+            bytes,
+            offset,
+            length,
+        })
     }
 
     /// A buffer with this content.
@@ -107,13 +128,22 @@ impl Arena {
     /// What is counted so far.
     pub fn usage(&self) -> ArenaUse {
         let state = self.state();
-        ArenaUse { budget: self.0.budget, live: state.live, peak: state.peak, buffers: state.buffers }
+        ArenaUse {
+            budget: self.0.budget,
+            live: state.live,
+            peak: state.peak,
+            buffers: state.buffers,
+        }
     }
 }
 
 impl State {
     fn take(&mut self, length: usize, budget: usize) -> Result<usize> {
-        let found = self.free.iter().find(|(_, free)| **free >= length).map(|(offset, free)| (*offset, *free));
+        let found = self
+            .free
+            .iter()
+            .find(|(_, free)| **free >= length)
+            .map(|(offset, free)| (*offset, *free));
         let Some((offset, free)) = found else {
             let largest = self.free.values().max().copied().unwrap_or(0);
             bail!(
@@ -173,7 +203,12 @@ impl Buffer {
     /// # Errors
     /// When it is longer than the buffer; of the driver.
     pub fn copy_in(&self, content: &[u8]) -> Result<()> {
-        ensure!(content.len() <= self.bytes, "{} bytes do not fit into a device buffer of {}", content.len(), self.bytes);
+        ensure!(
+            content.len() <= self.bytes,
+            "{} bytes do not fit into a device buffer of {}",
+            content.len(),
+            self.bytes
+        );
         self.arena.0.driver.copy_in(self.pointer, content)
     }
 

@@ -20,7 +20,10 @@ pub struct KernelCache {
 impl KernelCache {
     /// In this folder, which is made when it is first written to.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.into(), has_warned: AtomicBool::new(false) }
+        Self {
+            folder: folder.into(),
+            has_warned: AtomicBool::new(false),
+        }
     }
 
     /// `$XDG_CACHE_HOME/hpc-seg/kernels`, `$HOME/.cache/hpc-seg/kernels`, or a folder for temporary files.
@@ -49,7 +52,9 @@ impl KernelCache {
         if let Err(error) = self.write(&path, &content)
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
-            warning!("compiled kernels cannot be kept, each start compiles anew; free space there, or set XDG_CACHE_HOME to another folder: {error:#}");
+            warning!(
+                "compiled kernels cannot be kept, each start compiles anew; free space there, or set XDG_CACHE_HOME to another folder: {error:#}"
+            );
         }
         Ok(content)
     }

@@ -135,6 +135,10 @@ pub trait Driver: Send + Sync {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [x, y, z] = self.blocks;
-        write!(f, "{x} x {y} x {z} blocks of {} threads with {} bytes of shared memory", self.threads, self.shared_bytes)
+        write!(
+            f,
+            "{x} x {y} x {z} blocks of {} threads with {} bytes of shared memory",
+            self.threads, self.shared_bytes
+        )
     }
 }

@@ -28,10 +28,22 @@ pub enum Order {
 impl Schedule {
     /// All there are.
     pub const ALL: [Schedule; 4] = [
-        Schedule { order: Order::Ascending, early_copies: false },
-        Schedule { order: Order::Descending, early_copies: true },
-        Schedule { order: Order::Ascending, early_copies: true },
-        Schedule { order: Order::Descending, early_copies: false },
+        Schedule {
+            order: Order::Ascending,
+            early_copies: false,
+        },
+        Schedule {
+            order: Order::Descending,
+            early_copies: true,
+        },
+        Schedule {
+            order: Order::Ascending,
+            early_copies: true,
+        },
+        Schedule {
+            order: Order::Descending,
+            early_copies: false,
+        },
     ];
 }
 
@@ -163,7 +175,11 @@ impl Driver for Emulator {
     }
 
     fn limits(&self) -> Limits {
-        Limits { threads: 1024, shared_bytes: SHARED_BYTES, multiprocessors: 108 }
+        Limits {
+            threads: 1024,
+            shared_bytes: SHARED_BYTES,
+            multiprocessors: 108,
+        }
     }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
@@ -221,10 +237,21 @@ impl Driver for Emulator {
         // SAFETY: numbers and sizes of arguments were compared; the pointers in them are the callers' care, as on a GPU.
         let status = unsafe {
             let message = message.as_mut_ptr().cast();
-            (self.launch)(kernel, shape.blocks.as_ptr(), threads.as_ptr(), shape.shared_bytes, pointers.as_mut_ptr(), message, 1024)
+            (self.launch)(
+                kernel,
+                shape.blocks.as_ptr(),
+                threads.as_ptr(),
+                shape.shared_bytes,
+                pointers.as_mut_ptr(),
+                message,
+                1024,
+            )
         };
         if status != 0 {
-            bail!("{}", CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default());
+            bail!(
+                "{}",
+                CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default()
+            );
         }
         Ok(())
     }

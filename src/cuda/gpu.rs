@@ -54,7 +54,10 @@ fn done(status: sys::CUresult, what: &str) -> Result<()> {
 pub fn check_driver() -> Result<()> {
     // SAFETY: it only tries to load the library.
     let present = unsafe { sys::is_culib_present() };
-    ensure!(present, "this machine has no CUDA driver (libcuda.so.1); install NVIDIA's driver, or use --device cpu");
+    ensure!(
+        present,
+        "this machine has no CUDA driver (libcuda.so.1); install NVIDIA's driver, or use --device cpu"
+    );
     let mut version = 0;
     // SAFETY: a plain call with a place for its answer; the library is there.
     done(unsafe { sys::cuDriverGetVersion(&raw mut version) }, "asking for the version")?;
@@ -86,20 +89,27 @@ impl Gpu {
         unsafe {
             done(sys::cuDeviceGetCount(&raw mut count), "counting GPUs")?;
             let number = c_int::try_from(number).ok().filter(|number| *number < count);
-            let number = number.with_context(|| format!("this machine has {count} GPUs, counted from 0; use --device cuda:N with another N"))?;
+            let number =
+                number.with_context(|| format!("this machine has {count} GPUs, counted from 0; use --device cuda:N with another N"))?;
             done(sys::cuDeviceGet(&raw mut device, number), "opening the GPU")?;
         }
         use sys::CUdevice_attribute_enum as Attribute;
         let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        ensure!(major >= 8, "GPU {number} is sm_{major}{minor}; the kernels need sm_80 (A100) or newer; use --device cpu");
+        ensure!(
+            major >= 8,
+            "GPU {number} is sm_{major}{minor}; the kernels need sm_80 (A100) or newer; use --device cpu"
+        );
         let limits = Limits {
             threads: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
             shared_bytes: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             multiprocessors: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         };
         // SAFETY: a place for the answer; what is retained is released by Drop, of which the value below takes charge at once.
-        done(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) }, "making a context")?;
+        done(
+            unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) },
+            "making a context",
+        )?;
         let mut gpu = Self {
             device,
             context,
@@ -153,7 +163,10 @@ impl Gpu {
         // SAFETY: the CUBIN is whole (the compiler's, or checked by its digest) and the name ends with zero.
         unsafe {
             done(sys::cuModuleLoadData(&raw mut module, cubin.as_ptr().cast()), "loading")?;
-            done(sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()), "finding the entry point")?;
+            done(
+                sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()),
+                "finding the entry point",
+            )?;
         }
         loaded.insert(kernel.name, Loaded { module, function });
         Ok(function)
@@ -163,7 +176,10 @@ impl Gpu {
 fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute_enum) -> Result<u32> {
     let mut value = 0;
     // SAFETY: a place for the answer; the device is one the driver gave.
-    done(unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) }, "asking for an attribute")?;
+    done(
+        unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) },
+        "asking for an attribute",
+    )?;
     Ok(u32::try_from(value)?)
 }
 
@@ -194,13 +210,19 @@ impl Driver for Gpu {
     fn copy_in(&self, to: DevicePointer, from: &[u8]) -> Result<()> {
         self.make_current()?;
         // SAFETY: arenas give out pointers to as many bytes; pageable memory is read before the call returns.
-        done(unsafe { sys::cuMemcpyHtoDAsync_v2(to.raw(), from.as_ptr().cast(), from.len(), self.stream) }, "copying to the GPU")
+        done(
+            unsafe { sys::cuMemcpyHtoDAsync_v2(to.raw(), from.as_ptr().cast(), from.len(), self.stream) },
+            "copying to the GPU",
+        )
     }
 
     fn copy_out(&self, to: &mut [u8], from: DevicePointer) -> Result<()> {
         self.make_current()?;
         // SAFETY: as above; the stream is waited for before `to` is given back.
-        done(unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.raw(), to.len(), self.stream) }, "copying from the GPU")?;
+        done(
+            unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.raw(), to.len(), self.stream) },
+            "copying from the GPU",
+        )?;
         self.synchronise()
     }
 
@@ -213,11 +235,25 @@ impl Driver for Gpu {
         // SAFETY: `Runtime::launch` compared the arguments with the kernel's parameters; they outlive the call, which copies them.
         unsafe {
             if shape.shared_bytes > 48 << 10 {
-                done(sys::cuFuncSetAttribute(function, most, c_int::try_from(shape.shared_bytes)?), "asking for shared memory")?;
+                done(
+                    sys::cuFuncSetAttribute(function, most, c_int::try_from(shape.shared_bytes)?),
+                    "asking for shared memory",
+                )?;
             }
             let (threads, shared) = (shape.threads, shape.shared_bytes);
-            let status =
-                sys::cuLaunchKernel(function, x, y, z, threads, 1, 1, shared, self.stream, pointers.as_mut_ptr(), std::ptr::null_mut());
+            let status = sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                threads,
+                1,
+                1,
+                shared,
+                self.stream,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            );
             done(status, "launching")
         }
     }
@@ -258,7 +294,10 @@ mod tests {
     #[test]
     fn an_old_driver_is_refused_with_both_versions() {
         let message = check_version(11080).unwrap_err().to_string();
-        assert!(message.contains("knows CUDA 11.8, at least 12.0") && message.contains("--device cpu"), "{message}");
+        assert!(
+            message.contains("knows CUDA 11.8, at least 12.0") && message.contains("--device cpu"),
+            "{message}"
+        );
         assert!(check_version(12000).is_ok());
     }
 

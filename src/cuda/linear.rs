@@ -51,10 +51,34 @@ pub struct Tile {
 
 /// All tiles; a test compares them with kernels/specialisations.csv.
 pub const TILES: [Tile; 4] = [
-    Tile { name: "linear_128x128", rows: 128, columns: 128, threads: 256, stages: 4 },
-    Tile { name: "linear_64x64", rows: 64, columns: 64, threads: 128, stages: 4 },
-    Tile { name: "linear_16x64", rows: 16, columns: 64, threads: 128, stages: 4 },
-    Tile { name: "linear_64x64_any", rows: 64, columns: 64, threads: 128, stages: 2 },
+    Tile {
+        name: "linear_128x128",
+        rows: 128,
+        columns: 128,
+        threads: 256,
+        stages: 4,
+    },
+    Tile {
+        name: "linear_64x64",
+        rows: 64,
+        columns: 64,
+        threads: 128,
+        stages: 4,
+    },
+    Tile {
+        name: "linear_16x64",
+        rows: 16,
+        columns: 64,
+        threads: 128,
+        stages: 4,
+    },
+    Tile {
+        name: "linear_64x64_any",
+        rows: 64,
+        columns: 64,
+        threads: 128,
+        stages: 2,
+    },
 ];
 
 /// The tile for a product on a device of so many multiprocessors: the largest that still gives each of them a block. The sum over `inner` has one order
@@ -83,7 +107,15 @@ impl Linear {
     ///
     /// # Errors
     /// Buffers that are too small, sizes beyond the kernel's, and those of [`Runtime::launch`].
-    pub fn launch(&self, runtime: &Runtime, x: &Buffer, weight: &Buffer, bias: Option<&Buffer>, residual: Residual<'_>, y: &Buffer) -> Result<()> {
+    pub fn launch(
+        &self,
+        runtime: &Runtime,
+        x: &Buffer,
+        weight: &Buffer,
+        bias: Option<&Buffer>,
+        residual: Residual<'_>,
+        y: &Buffer,
+    ) -> Result<()> {
         let tile = choose(self.rows, self.columns, self.inner, runtime.driver().limits().multiprocessors);
         self.launch_tile(tile, runtime, x, weight, bias, residual, y)
     }
@@ -107,7 +139,11 @@ impl Linear {
         if rows == 0 || columns == 0 {
             return Ok(());
         }
-        ensure!(tile.name.ends_with("any") || inner % 8 == 0, "linear ({problem}): {} takes inner lengths that are multiples of 8", tile.name);
+        ensure!(
+            tile.name.ends_with("any") || inner % 8 == 0,
+            "linear ({problem}): {} takes inner lengths that are multiples of 8",
+            tile.name
+        );
         super::check_bytes(&problem, "x", x, &[rows, inner, 2])?;
         super::check_bytes(&problem, "weight", weight, &[columns, inner, 2])?;
         super::check_bytes(&problem, "y", y, &[rows, columns, 2])?;
@@ -135,9 +171,16 @@ impl Linear {
             .int(super::int(&problem, added_rows)?)
             .int(self.activation as i32);
         let blocks = [rows.div_ceil(tile.rows) as u32, columns.div_ceil(tile.columns) as u32, 1];
-        let shape = Shape { blocks, threads: tile.threads, shared_bytes: tile.shared_bytes() as u32 };
+        let shape = Shape {
+            blocks,
+            threads: tile.threads,
+            shared_bytes: tile.shared_bytes() as u32,
+        };
         let (m, n, k) = (rows as f64, columns as f64, inner as f64);
-        let work = Work { flops: 2.0 * m * n * k, bytes: 2.0 * (m * k + n * k + m * n) };
+        let work = Work {
+            flops: 2.0 * m * n * k,
+            bytes: 2.0 * (m * k + n * k + m * n),
+        };
         runtime.launch(tile.name, shape, arguments, &problem, work)
     }
 }
@@ -155,8 +198,18 @@ mod tests {
                 let found = defines.iter().find_map(|define| define.strip_prefix(key)?.strip_prefix('='));
                 found.unwrap().parse().unwrap()
             };
-            assert_eq!((tile.rows, tile.columns, tile.stages), (value("TILE_ROWS"), value("TILE_COLUMNS"), value("STAGES")), "{}", tile.name);
-            assert_eq!(tile.threads as usize, 32 * value("WARPS_DOWN") * value("WARPS_ACROSS"), "{}", tile.name);
+            assert_eq!(
+                (tile.rows, tile.columns, tile.stages),
+                (value("TILE_ROWS"), value("TILE_COLUMNS"), value("STAGES")),
+                "{}",
+                tile.name
+            );
+            assert_eq!(
+                tile.threads as usize,
+                32 * value("WARPS_DOWN") * value("WARPS_ACROSS"),
+                "{}",
+                tile.name
+            );
         }
     }
 
@@ -166,7 +219,11 @@ mod tests {
         assert_eq!(name(1, 256, 256), "linear_16x64");
         assert_eq!(name(16, 256, 256), "linear_16x64");
         assert_eq!(name(17, 256, 256), "linear_64x64");
-        assert_eq!(name(4096, 256, 256), "linear_64x64", "64 large tiles would leave multiprocessors idle");
+        assert_eq!(
+            name(4096, 256, 256),
+            "linear_64x64",
+            "64 large tiles would leave multiprocessors idle"
+        );
         assert_eq!(name(54 * 128, 256, 256), "linear_128x128");
         assert_eq!(name(54 * 128, 256, 252), "linear_64x64_any");
         assert_eq!(choose(4096, 256, 256, 14).name, "linear_128x128", "a small device is full sooner");

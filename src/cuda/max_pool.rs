@@ -32,10 +32,20 @@ impl MaxPool {
     /// # Errors
     /// Odd maps, columns that are not there, buffers that are too small, and those of [`Runtime::launch`].
     pub fn launch(&self, runtime: &Runtime, x: &Buffer, y: &Buffer) -> Result<()> {
-        let Self { items, height, width, channels, from, taken } = *self;
+        let Self {
+            items,
+            height,
+            width,
+            channels,
+            from,
+            taken,
+        } = *self;
         let problem = format!("items {items} height {height} width {width} channels {channels}, {taken} from {from}");
         let has_columns = from.checked_add(taken).is_some_and(|end| end <= channels);
-        ensure!(height % 2 == 0 && width % 2 == 0 && has_columns, "max_pool ({problem}): odd, or columns that are not there");
+        ensure!(
+            height % 2 == 0 && width % 2 == 0 && has_columns,
+            "max_pool ({problem}): odd, or columns that are not there"
+        );
         super::check_bytes(&problem, "x", x, &[items, height, width, channels, 2])?;
         super::check_bytes(&problem, "y", y, &[items, height / 2, width / 2, taken, 2])?;
         let (entry, vector) = self.choose();
@@ -52,8 +62,21 @@ impl MaxPool {
             .int(super::int(&problem, from)?)
             .int(super::int(&problem, taken)?);
         let blocks = u32::try_from((pixels * (taken / vector)).div_ceil(THREADS))?;
-        let shape = Shape { blocks: [blocks, 1, 1], threads: THREADS as u32, shared_bytes: 0 };
+        let shape = Shape {
+            blocks: [blocks, 1, 1],
+            threads: THREADS as u32,
+            shared_bytes: 0,
+        };
         let values = (pixels * taken) as f64;
-        runtime.launch(entry, shape, arguments, &problem, Work { flops: 3.0 * values, bytes: 10.0 * values })
+        runtime.launch(
+            entry,
+            shape,
+            arguments,
+            &problem,
+            Work {
+                flops: 3.0 * values,
+                bytes: 10.0 * values,
+            },
+        )
     }
 }

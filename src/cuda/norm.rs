@@ -28,7 +28,10 @@ pub fn choose(channels: usize) -> Result<&'static str> {
         _ => ([256, 1280, 1280], ["norm_1x8", "norm_1x40", "norm_1x40"]),
     };
     let found = limits.iter().position(|limit| channels <= *limit);
-    ensure!(found.is_some() && channels > 0, "norm: rows of {channels} channels; there are kernels for 1 to 1280");
+    ensure!(
+        found.is_some() && channels > 0,
+        "norm: rows of {channels} channels; there are kernels for 1 to 1280"
+    );
     Ok(names[found.unwrap_or(0)])
 }
 
@@ -56,9 +59,22 @@ impl Norm {
             .int(super::int(&problem, self.channels)?)
             .float(self.eps)
             .int(i32::from(self.gelu));
-        let shape = Shape { blocks: [self.rows.div_ceil(ROWS) as u32, 1, 1], threads: 32 * ROWS as u32, shared_bytes: 0 };
+        let shape = Shape {
+            blocks: [self.rows.div_ceil(ROWS) as u32, 1, 1],
+            threads: 32 * ROWS as u32,
+            shared_bytes: 0,
+        };
         let values = (self.rows * self.channels) as f64;
-        runtime.launch(entry, shape, arguments, &problem, Work { flops: 8.0 * values, bytes: 4.0 * values })
+        runtime.launch(
+            entry,
+            shape,
+            arguments,
+            &problem,
+            Work {
+                flops: 8.0 * values,
+                bytes: 4.0 * values,
+            },
+        )
     }
 }
 
@@ -68,7 +84,14 @@ mod tests {
 
     #[test]
     fn rows_choose_the_smallest_kernel_that_holds_them() {
-        for (channels, name) in [(1, "norm_1x8"), (8, "norm_8x1"), (256, "norm_8x1"), (257, "norm_1x40"), (264, "norm_8x3"), (1152, "norm_8x5")] {
+        for (channels, name) in [
+            (1, "norm_1x8"),
+            (8, "norm_8x1"),
+            (256, "norm_8x1"),
+            (257, "norm_1x40"),
+            (264, "norm_8x3"),
+            (1152, "norm_8x5"),
+        ] {
             assert_eq!(choose(channels).unwrap(), name, "{channels}");
         }
         assert!(choose(1281).unwrap_err().to_string().contains("rows of 1281 channels"));

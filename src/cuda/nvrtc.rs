@@ -49,7 +49,11 @@ impl Places {
     fn of_this_process() -> Self {
         let folder = |variable: &str| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
         let toolkits = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|variable| folder(variable));
-        let roots = [folder("VIRTUAL_ENV"), folder("CONDA_PREFIX"), folder("HOME").map(|home| home.join(".local"))];
+        let roots = [
+            folder("VIRTUAL_ENV"),
+            folder("CONDA_PREFIX"),
+            folder("HOME").map(|home| home.join(".local")),
+        ];
         let python_roots = roots.into_iter().flatten().chain(["/usr".into(), "/usr/local".into()]);
         Self {
             chosen: env::var_os("HPC_SEG_NVRTC").filter(|value| !value.is_empty()),
@@ -61,10 +65,18 @@ impl Places {
     /// Paths and bare names to try, in order. What the user chose is the only candidate: nothing else is used in its stead.
     fn candidates(&self) -> Vec<PathBuf> {
         if let Some(chosen) = self.chosen.as_ref().map(PathBuf::from) {
-            return if chosen.is_dir() { NAMES.map(|name| chosen.join(name)).to_vec() } else { vec![chosen] };
+            return if chosen.is_dir() {
+                NAMES.map(|name| chosen.join(name)).to_vec()
+            } else {
+                vec![chosen]
+            };
         }
         let mut all: Vec<PathBuf> = NAMES.map(PathBuf::from).to_vec(); // LD_LIBRARY_PATH and the system's cache
-        all.extend(self.toolkits.iter().flat_map(|root| NAMES.map(|name| root.join("lib64").join(name))));
+        all.extend(
+            self.toolkits
+                .iter()
+                .flat_map(|root| NAMES.map(|name| root.join("lib64").join(name))),
+        );
         all.extend(self.python_roots.iter().flat_map(|root| in_python(root)));
         all
     }
@@ -79,7 +91,9 @@ fn in_python(root: &Path) -> Vec<PathBuf> {
         .collect();
     pythons.sort();
     let wheels = [("cuda_nvrtc", NAMES[0]), ("cu13", NAMES[1])];
-    let folders = pythons.iter().flat_map(|python| ["site-packages", "dist-packages"].map(|packages| python.join(packages)));
+    let folders = pythons
+        .iter()
+        .flat_map(|python| ["site-packages", "dist-packages"].map(|packages| python.join(packages)));
     folders
         .flat_map(|packages| wheels.map(|(wheel, name)| packages.join("nvidia").join(wheel).join("lib").join(name)))
         .collect()
@@ -87,7 +101,9 @@ fn in_python(root: &Path) -> Vec<PathBuf> {
 
 /// Some wheels do not say where the library's second half lies; loaded before, it is found by its name.
 fn load_builtins(beside: &Path) {
-    let Some(folder) = beside.parent().filter(|folder| folder.is_dir()) else { return };
+    let Some(folder) = beside.parent().filter(|folder| folder.is_dir()) else {
+        return;
+    };
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so.") {
             // SAFETY: NVIDIA's library has no initialiser that asks anything of us; it stays loaded for the life of the process.
@@ -129,7 +145,11 @@ impl Nvrtc {
                 .with_context(|| format!("{}: is not NVRTC; {REMEDY}", path.display()))?;
             ask(&raw mut version.0, &raw mut version.1)
         };
-        ensure!(status == 0, "{}: does not tell its version (error {status}); {REMEDY}", path.display());
+        ensure!(
+            status == 0,
+            "{}: does not tell its version (error {status}); {REMEDY}",
+            path.display()
+        );
         Ok(Self { library, path, version })
     }
 
@@ -158,7 +178,14 @@ impl Nvrtc {
         let status = unsafe {
             let create = self.function::<Create>(b"nvrtcCreateProgram")?;
             let (texts, names) = (pointers(&header_texts), pointers(&header_names));
-            create(&raw mut program, source.as_ptr(), name.as_ptr(), texts.len() as c_int, texts.as_ptr(), names.as_ptr())
+            create(
+                &raw mut program,
+                source.as_ptr(),
+                name.as_ptr(),
+                texts.len() as c_int,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
         };
         ensure!(status == 0, "NVRTC cannot read {} (error {status})", kernel.file);
         let program = Owned { nvrtc: self, program };
@@ -170,9 +197,17 @@ impl Nvrtc {
         let log = program.bytes(b"nvrtcGetProgramLogSize", b"nvrtcGetProgramLog")?;
         let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_string();
         if status != 0 {
-            bail!("{} does not compile for {architecture} as {} (NVRTC {:?}):\n{log}", kernel.file, kernel.name, self.version);
+            bail!(
+                "{} does not compile for {architecture} as {} (NVRTC {:?}):\n{log}",
+                kernel.file,
+                kernel.name,
+                self.version
+            );
         }
-        Ok(Compiled { cubin: program.bytes(b"nvrtcGetCUBINSize", b"nvrtcGetCUBIN")?, log })
+        Ok(Compiled {
+            cubin: program.bytes(b"nvrtcGetCUBINSize", b"nvrtcGetCUBIN")?,
+            log,
+        })
     }
 
     /// A function of the library.
@@ -199,7 +234,11 @@ impl Owned<'_> {
         unsafe {
             let status = self.nvrtc.function::<Size>(size)?(self.program, &raw mut length);
             let mut bytes = vec![0_u8; length];
-            let status = if status == 0 { self.nvrtc.function::<Text>(content)?(self.program, bytes.as_mut_ptr()) } else { status };
+            let status = if status == 0 {
+                self.nvrtc.function::<Text>(content)?(self.program, bytes.as_mut_ptr())
+            } else {
+                status
+            };
             ensure!(status == 0, "NVRTC does not give its result (error {status})");
             Ok(bytes)
         }
@@ -210,7 +249,10 @@ impl Drop for Owned<'_> {
     fn drop(&mut self) {
         // SAFETY: the type is NVRTC's; the program was created once and is destroyed once.
         unsafe {
-            if let Ok(destroy) = self.nvrtc.function::<unsafe extern "C" fn(*mut Program) -> c_int>(b"nvrtcDestroyProgram") {
+            if let Ok(destroy) = self
+                .nvrtc
+                .function::<unsafe extern "C" fn(*mut Program) -> c_int>(b"nvrtcDestroyProgram")
+            {
                 destroy(&raw mut self.program);
             }
         }
@@ -232,7 +274,13 @@ mod tests {
     #[test]
     fn what_the_user_chose_is_the_only_candidate() {
         let folder = tempfile::tempdir().unwrap();
-        let chosen = |path: &Path| Places { chosen: Some(path.into()), ..Places::default() }.candidates();
+        let chosen = |path: &Path| {
+            Places {
+                chosen: Some(path.into()),
+                ..Places::default()
+            }
+            .candidates()
+        };
         assert_eq!(chosen(Path::new("/no/where.so")), [PathBuf::from("/no/where.so")]);
         assert_eq!(chosen(folder.path())[0], folder.path().join("libnvrtc.so.12"));
     }
@@ -240,9 +288,15 @@ mod tests {
     #[test]
     fn the_search_goes_from_the_system_over_toolkits_to_pip() {
         let root = tempfile::tempdir().unwrap();
-        let wheel = root.path().join("lib/python3.11/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
+        let wheel = root
+            .path()
+            .join("lib/python3.11/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
         std::fs::create_dir_all(root.path().join("lib/python3.11")).unwrap();
-        let places = Places { chosen: None, toolkits: vec!["/opt/cuda".into()], python_roots: vec![root.path().into()] };
+        let places = Places {
+            chosen: None,
+            toolkits: vec!["/opt/cuda".into()],
+            python_roots: vec![root.path().into()],
+        };
         let candidates = places.candidates();
         let at = |path: &Path| candidates.iter().position(|candidate| candidate == path).unwrap();
         assert_eq!(at(Path::new("libnvrtc.so.12")), 0);
@@ -252,7 +306,10 @@ mod tests {
 
     #[test]
     fn an_absent_compiler_is_an_error_with_the_remedy_and_what_was_tried() {
-        let places = Places { chosen: Some("/no/libnvrtc.so.12".into()), ..Places::default() };
+        let places = Places {
+            chosen: Some("/no/libnvrtc.so.12".into()),
+            ..Places::default()
+        };
         let message = Nvrtc::load_from(&places).err().unwrap().to_string();
         assert!(message.contains("pip install nvidia-cuda-nvrtc-cu12"), "{message}");
         assert!(message.contains("Tried:\n  /no/libnvrtc.so.12: "), "{message}");
@@ -260,7 +317,10 @@ mod tests {
 
     #[test]
     fn another_library_is_told_from_the_compiler() {
-        let places = Places { chosen: Some("libc.so.6".into()), ..Places::default() };
+        let places = Places {
+            chosen: Some("libc.so.6".into()),
+            ..Places::default()
+        };
         let message = Nvrtc::load_from(&places).err().unwrap().to_string();
         assert!(message.contains("libc.so.6: is not NVRTC"), "{message}");
     }

@@ -33,7 +33,9 @@ pub fn resources(log: &str, entry: &str) -> Result<Resources> {
 /// The number that stands right before `unit`.
 fn number_before(text: &str, unit: &str) -> Option<u32> {
     let before = &text[..text.find(unit)?];
-    before[before.rfind(|letter: char| !letter.is_ascii_digit()).map_or(0, |at| at + 1)..].parse().ok()
+    before[before.rfind(|letter: char| !letter.is_ascii_digit()).map_or(0, |at| at + 1)..]
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -51,8 +53,22 @@ mod tests {
 
     #[test]
     fn registers_shared_memory_and_spills_are_read_from_the_log() {
-        assert_eq!(resources(LOG, "a_8").unwrap(), Resources { registers: 79, shared_bytes: 2048, spilled_bytes: 12 });
-        assert_eq!(resources(LOG, "b").unwrap(), Resources { registers: 32, shared_bytes: 0, spilled_bytes: 0 });
+        assert_eq!(
+            resources(LOG, "a_8").unwrap(),
+            Resources {
+                registers: 79,
+                shared_bytes: 2048,
+                spilled_bytes: 12
+            }
+        );
+        assert_eq!(
+            resources(LOG, "b").unwrap(),
+            Resources {
+                registers: 32,
+                shared_bytes: 0,
+                spilled_bytes: 0
+            }
+        );
         assert!(resources(LOG, "c").unwrap_err().to_string().contains("resources of c"));
         assert!(resources("", "a_8").is_err());
     }

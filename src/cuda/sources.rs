@@ -39,8 +39,16 @@ pub struct Specialisation {
 impl Specialisation {
     /// What NVRTC is told, for an architecture such as `sm_80`.
     pub fn options(&self, architecture: &str) -> Vec<String> {
-        let general = [format!("-arch={architecture}"), "-std=c++17".into(), "--ptxas-options=-v".into(), format!("-DENTRY={}", self.name)];
-        general.into_iter().chain(self.defines.iter().map(|define| format!("-D{define}"))).collect()
+        let general = [
+            format!("-arch={architecture}"),
+            "-std=c++17".into(),
+            "--ptxas-options=-v".into(),
+            format!("-DENTRY={}", self.name),
+        ];
+        general
+            .into_iter()
+            .chain(self.defines.iter().map(|define| format!("-D{define}")))
+            .collect()
     }
 }
 
@@ -57,14 +65,22 @@ pub fn specialisations() -> &'static [Specialisation] {
 /// When there is none: a fault of the program.
 pub fn specialisation(name: &str) -> Result<&'static Specialisation> {
     let found = specialisations().iter().find(|known| known.name == name);
-    found.ok_or_else(|| anyhow!("there is no kernel {name} in kernels/specialisations.csv; this is a fault of the program, please report it"))
+    found.ok_or_else(|| {
+        anyhow!("there is no kernel {name} in kernels/specialisations.csv; this is a fault of the program, please report it")
+    })
 }
 
 fn row(line: &'static str) -> Option<Specialisation> {
     let mut fields = line.split(',');
     let (name, file, defines) = (fields.next()?, fields.next()?, fields.next()?);
     let (_, source) = KERNELS.iter().find(|(known, _)| *known == file)?;
-    Some(Specialisation { name, file, source, defines: defines.split(' ').collect(), parameters: parameter_sizes(source)? })
+    Some(Specialisation {
+        name,
+        file,
+        source,
+        defines: defines.split(' ').collect(),
+        parameters: parameter_sizes(source)?,
+    })
 }
 
 /// Bytes of the parameters of `KERNEL ... ENTRY(...)`: pointers 8, `int` and `float` 4; none if a type is not known.
@@ -92,7 +108,10 @@ mod tests {
 
     #[test]
     fn parameters_are_read_from_the_source() {
-        assert_eq!(parameter_sizes("\nKERNEL b(1) ENTRY(const bf16* x, int n,\n float eps) {"), Some(vec![8, 4, 4]));
+        assert_eq!(
+            parameter_sizes("\nKERNEL b(1) ENTRY(const bf16* x, int n,\n float eps) {"),
+            Some(vec![8, 4, 4])
+        );
         assert_eq!(parameter_sizes("\nKERNEL ENTRY(double x) {"), None);
         assert_eq!(specialisation("norm_8x1").unwrap().parameters, [8, 8, 8, 8, 4, 4, 4, 4]);
     }
@@ -100,6 +119,15 @@ mod tests {
     #[test]
     fn options_hold_the_architecture_the_name_and_the_constants() {
         let options = specialisation("max_pool_8").unwrap().options("sm_80");
-        assert_eq!(options, ["-arch=sm_80", "-std=c++17", "--ptxas-options=-v", "-DENTRY=max_pool_8", "-DVECTOR=8"]);
+        assert_eq!(
+            options,
+            [
+                "-arch=sm_80",
+                "-std=c++17",
+                "--ptxas-options=-v",
+                "-DENTRY=max_pool_8",
+                "-DVECTOR=8"
+            ]
+        );
     }
 }

@@ -33,7 +33,10 @@ fn what_exceeds_the_budget_is_refused_with_numbers_and_changes_nothing() {
     let held = arena.buffer(1024).unwrap();
     let before = arena.usage();
     let message = arena.buffer(1025).err().unwrap().to_string();
-    assert!(message.contains("1280 bytes asked, 1024 of 2048 in use by 1 buffers, largest gap 1024"), "{message}");
+    assert!(
+        message.contains("1280 bytes asked, 1024 of 2048 in use by 1 buffers, largest gap 1024"),
+        "{message}"
+    );
     assert!(arena.buffer(usize::MAX).is_err());
     assert_eq!(arena.usage(), before);
     drop(held);
@@ -71,14 +74,23 @@ fn buffers_do_not_overlap_and_keep_their_content() {
 fn a_copy_longer_than_the_buffer_is_refused() {
     let arena = Arena::new(driver(), 1024).unwrap();
     let buffer = arena.buffer(10).unwrap();
-    assert!(buffer.copy_in(&[0; 11]).unwrap_err().to_string().contains("11 bytes do not fit into a device buffer of 10"));
+    assert!(
+        buffer
+            .copy_in(&[0; 11])
+            .unwrap_err()
+            .to_string()
+            .contains("11 bytes do not fit into a device buffer of 10")
+    );
     assert!(buffer.copy_in(&[0; 10]).is_ok());
 }
 
 #[test]
 fn a_device_without_enough_memory_is_an_error_that_says_what_to_do() {
     let message = format!("{:#}", Arena::new(driver(), 1 << 45).err().unwrap());
-    assert!(message.contains("35184372088832 bytes") && message.contains("lower its budget"), "{message}");
+    assert!(
+        message.contains("35184372088832 bytes") && message.contains("lower its budget"),
+        "{message}"
+    );
     assert!(Arena::new(driver(), 255).err().unwrap().to_string().contains("larger budget"));
 }
 
@@ -86,13 +98,23 @@ fn a_device_without_enough_memory_is_an_error_that_says_what_to_do() {
 fn kernels_give_the_same_bytes_inside_an_arena_as_in_allocations_of_their_own() {
     let run = |arena: Arena| {
         let runtime = Runtime::new(driver());
-        let bf16 = |seed, len| -> Vec<u8> { values(seed, len).iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect() };
+        let bf16 = |seed, len| -> Vec<u8> {
+            values(seed, len)
+                .iter()
+                .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())
+                .collect()
+        };
         let x = arena.filled(&bf16(1, 3 * 24)).unwrap();
         let (gamma, beta) = (values(2, 24), values(3, 24));
         let gamma = arena.filled(bytemuck::cast_slice(&gamma)).unwrap();
         let beta = arena.filled(bytemuck::cast_slice(&beta)).unwrap();
         let y = arena.buffer(3 * 24 * 2).unwrap();
-        let norm = Norm { rows: 3, channels: 24, eps: 1e-6, gelu: false };
+        let norm = Norm {
+            rows: 3,
+            channels: 24,
+            eps: 1e-6,
+            gelu: false,
+        };
         norm.launch(&runtime, &x, &gamma, &beta, &y).unwrap();
         all_values(&y).unwrap()
     };

@@ -37,7 +37,15 @@ fn what_was_built_once_is_found_by_the_next_start() {
 
 #[test]
 fn every_part_of_the_key_counts_and_so_do_the_borders_between_them() {
-    let keys = [&["ab", "c"][..], &["a", "bc"], &["abc"], &["ab", "d"], &["ab", "c", ""], &["c", "ab"]].map(KernelCache::key);
+    let keys = [
+        &["ab", "c"][..],
+        &["a", "bc"],
+        &["abc"],
+        &["ab", "d"],
+        &["ab", "c", ""],
+        &["c", "ab"],
+    ]
+    .map(KernelCache::key);
     let different: std::collections::BTreeSet<_> = keys.iter().collect();
     assert_eq!(different.len(), keys.len());
     assert_eq!(KernelCache::key(&["ab", "c"]), keys[0]);
@@ -54,7 +62,13 @@ fn a_damaged_file_is_built_anew_and_mended() {
         bytes[at] ^= 1;
         bytes
     };
-    let mut damaged = vec![vec![], whole[..10].to_vec(), whole[..80].to_vec(), whole[..whole.len() - 1].to_vec(), [&whole[..], b"x"].concat()];
+    let mut damaged = vec![
+        vec![],
+        whole[..10].to_vec(),
+        whole[..80].to_vec(),
+        whole[..whole.len() - 1].to_vec(),
+        [&whole[..], b"x"].concat(),
+    ];
     damaged.extend([0, 20, 79, 81, 90, whole.len() - 1].map(flipped));
     for bytes in damaged {
         fs::write(path(&cache, 1), &bytes).unwrap();
@@ -87,7 +101,9 @@ fn processes_share_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let child = || {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "cuda::cache::one_of_several_processes", "--ignored"]).env(FOLDER, folder.path());
+        command
+            .args(["--exact", "cuda::cache::one_of_several_processes", "--ignored"])
+            .env(FOLDER, folder.path());
         command.stdout(std::process::Stdio::null()).spawn().unwrap()
     };
     let children: Vec<_> = (0..4).map(|_| child()).collect();
@@ -99,7 +115,9 @@ fn processes_share_a_folder() {
         assert!(path(&cache, index).exists(), "the processes wrote nothing");
         assert_eq!(get(&cache, index).0, content(index));
     }
-    let mut names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(names.all(|name| name.ends_with(".cubin")), "nothing else is left behind");
 }
 

@@ -18,13 +18,18 @@ pub struct Bench {
 impl Bench {
     pub fn over(driver: impl Driver + 'static) -> Self {
         let driver: Arc<dyn Driver> = Arc::new(driver);
-        Self { runtime: Runtime::new(driver.clone()), arena: Arena::separate(driver, 1 << 30) }
+        Self {
+            runtime: Runtime::new(driver.clone()),
+            arena: Arena::separate(driver, 1 << 30),
+        }
     }
 
     /// The emulator with each schedule.
     #[cfg(feature = "emu")]
     pub fn all() -> impl Iterator<Item = Bench> {
-        Schedule::ALL.into_iter().map(|schedule| Self::over(Emulator::new(schedule).unwrap()))
+        Schedule::ALL
+            .into_iter()
+            .map(|schedule| Self::over(Emulator::new(schedule).unwrap()))
     }
 
     /// The emulator of another library with this schedule.
@@ -56,14 +61,20 @@ pub fn guarded(buffer: &Buffer) -> Result<Vec<f32>> {
     let mut values = all_values(buffer)?;
     let guards = values.split_off(values.len() - GUARDS);
     let kept = bf16::from_f32(GUARD).to_f32();
-    anyhow::ensure!(guards.iter().all(|guard| *guard == kept), "values after the output were overwritten");
+    anyhow::ensure!(
+        guards.iter().all(|guard| *guard == kept),
+        "values after the output were overwritten"
+    );
     Ok(values)
 }
 
 /// All values of a buffer of bf16.
 pub fn all_values(buffer: &Buffer) -> Result<Vec<f32>> {
     let bytes = buffer.to_vec()?;
-    Ok(bytes.chunks_exact(2).map(|pair| bf16::from_le_bytes([pair[0], pair[1]]).to_f32()).collect())
+    Ok(bytes
+        .chunks_exact(2)
+        .map(|pair| bf16::from_le_bytes([pair[0], pair[1]]).to_f32())
+        .collect())
 }
 
 /// Normally distributed values that bf16 holds exactly, the same for the same seed.

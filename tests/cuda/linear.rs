@@ -66,7 +66,12 @@ fn check_case(bench: &Bench, (tile, rows, columns, inner, with_bias, activation,
         ..op::Epilogue::NONE
     };
     let mut expected = Tensor::from_slice(&device, &[rows, columns], &old);
-    op::linear(op::Input::Plain(&Tensor::from_slice(&device, &[rows, inner], &x)), &weights, epilogue, &mut expected);
+    op::linear(
+        op::Input::Plain(&Tensor::from_slice(&device, &[rows, inner], &x)),
+        &weights,
+        epilogue,
+        &mut expected,
+    );
 
     let y = bench.output(rows * columns);
     if added == Added::Old {
@@ -79,7 +84,12 @@ fn check_case(bench: &Bench, (tile, rows, columns, inner, with_bias, activation,
         Added::Old => Residual::Accumulate,
     };
     let (x, weight, bias) = (bench.bf16(&x), bench.bf16(&weight), bias.map(|bias| bench.f32(&bias)));
-    let linear = Linear { rows, columns, inner, activation };
+    let linear = Linear {
+        rows,
+        columns,
+        inner,
+        activation,
+    };
     linear.launch_tile(TILES[tile], &bench.runtime, &x, &weight, bias.as_ref(), residual, &y)?;
     conforms(&guarded(&y)?, expected.values())
 }
@@ -96,14 +106,23 @@ pub fn check_tiles_agree(bench: &Bench) -> Result<()> {
     let (x, weight) = (bench.bf16(&values(1, rows * inner)), bench.bf16(&values(2, columns * inner)));
     let run = |tile: Tile, rows: usize| -> Result<Vec<f32>> {
         let y = bench.output(rows * columns);
-        let linear = Linear { rows, columns, inner, activation: Activation::None };
+        let linear = Linear {
+            rows,
+            columns,
+            inner,
+            activation: Activation::None,
+        };
         linear.launch_tile(tile, &bench.runtime, &x, &weight, None, Residual::None, &y)?;
         guarded(&y)
     };
     let first = run(TILES[FLAT], rows)?;
     for tile in TILES {
         ensure!(run(tile, rows)? == first, "{} sums in another order", tile.name);
-        ensure!(run(tile, 5)? == first[..5 * columns], "{}: rows depend on how many others there are", tile.name);
+        ensure!(
+            run(tile, 5)? == first[..5 * columns],
+            "{}: rows depend on how many others there are",
+            tile.name
+        );
     }
     Ok(())
 }
@@ -119,12 +138,31 @@ fn every_tile_gives_the_same_bytes_for_any_number_of_rows() {
 fn a_product_with_its_chosen_tile_is_the_tiles_product() {
     let bench = Bench::all().next().unwrap();
     let (rows, columns, inner) = (3, 9, 16);
-    let (x, weight, y) = (bench.bf16(&values(1, rows * inner)), bench.bf16(&values(2, columns * inner)), bench.bf16(&[0.0; 27]));
-    let linear = Linear { rows, columns, inner, activation: Activation::None };
+    let (x, weight, y) = (
+        bench.bf16(&values(1, rows * inner)),
+        bench.bf16(&values(2, columns * inner)),
+        bench.bf16(&[0.0; 27]),
+    );
+    let linear = Linear {
+        rows,
+        columns,
+        inner,
+        activation: Activation::None,
+    };
     linear.launch(&bench.runtime, &x, &weight, None, Residual::None, &y).unwrap();
     let chosen = super::conformance::all_values(&y).unwrap();
     let again = bench.bf16(&[0.0; 27]);
-    linear.launch_tile(choose(rows, columns, inner, 108), &bench.runtime, &x, &weight, None, Residual::None, &again).unwrap();
+    linear
+        .launch_tile(
+            choose(rows, columns, inner, 108),
+            &bench.runtime,
+            &x,
+            &weight,
+            None,
+            Residual::None,
+            &again,
+        )
+        .unwrap();
     assert_eq!(chosen, super::conformance::all_values(&again).unwrap());
     assert!(chosen.iter().any(|value| *value != 0.0));
 }

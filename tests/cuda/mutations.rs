@@ -18,31 +18,121 @@ type Mutation = (&'static str, &'static str, &'static str, &'static str);
 
 const MUTATIONS: &[Mutation] = &[
     ("rows beyond the last are read", "norm.cu", "if (row >= rows) return;", ""),
-    ("variance about zero", "norm.cu", "(v[i][e] - mean) * (v[i][e] - mean)", "v[i][e] * v[i][e]"),
-    ("the padding counts in the variance", "norm.cu", "if ((i * LANES + lane) * WIDTH < channels) {", "{"),
-    ("one access too many per row", "norm.cu", "if (at < channels) {", "if (at <= channels) {"),
+    (
+        "variance about zero",
+        "norm.cu",
+        "(v[i][e] - mean) * (v[i][e] - mean)",
+        "v[i][e] * v[i][e]",
+    ),
+    (
+        "the padding counts in the variance",
+        "norm.cu",
+        "if ((i * LANES + lane) * WIDTH < channels) {",
+        "{",
+    ),
+    (
+        "one access too many per row",
+        "norm.cu",
+        "if (at < channels) {",
+        "if (at <= channels) {",
+    ),
     ("mean over rows", "norm.cu", "warp_sum(sum) / channels", "warp_sum(sum) / rows"),
-    ("sum over half a warp", "common.cuh", "int offset = LANES / 2", "int offset = LANES / 4"),
-    ("shuffle of half a warp", "common.cuh", "__shfl_xor_sync(WHOLE_WARP, v", "__shfl_xor_sync(0x0000ffffu, v"),
+    (
+        "sum over half a warp",
+        "common.cuh",
+        "int offset = LANES / 2",
+        "int offset = LANES / 4",
+    ),
+    (
+        "shuffle of half a warp",
+        "common.cuh",
+        "__shfl_xor_sync(WHOLE_WARP, v",
+        "__shfl_xor_sync(0x0000ffffu, v",
+    ),
     ("no barrier", "linear.cu", "__syncthreads();  // this", "// this"),
-    ("barrier for half the block", "linear.cu", "__syncthreads();  // this", "if (threadIdx.x < 64) __syncthreads();  // this"),
-    ("early exit before the barrier", "linear.cu", "float sum[BLOCKS_DOWN]", "if (first_row + warp_row >= rows) return;\n    float sum[BLOCKS_DOWN]"),
-    ("one group of copies not waited for", "linear.cu", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
-    ("the stage in use is refilled", "linear.cu", "load(step + STAGES - 1)", "load(step + STAGES)"),
-    ("the next stage is read", "linear.cu", "left + step % STAGES *", "left + (step + 1) % STAGES *"),
-    ("operands overlap", "linear.cu", "left + STAGES * TILE_ROWS * DEPTH", "left + (STAGES - 1) * TILE_ROWS * DEPTH"),
+    (
+        "barrier for half the block",
+        "linear.cu",
+        "__syncthreads();  // this",
+        "if (threadIdx.x < 64) __syncthreads();  // this",
+    ),
+    (
+        "early exit before the barrier",
+        "linear.cu",
+        "float sum[BLOCKS_DOWN]",
+        "if (first_row + warp_row >= rows) return;\n    float sum[BLOCKS_DOWN]",
+    ),
+    (
+        "one group of copies not waited for",
+        "linear.cu",
+        "cp_async_wait<STAGES - 2>",
+        "cp_async_wait<STAGES - 1>",
+    ),
+    (
+        "the stage in use is refilled",
+        "linear.cu",
+        "load(step + STAGES - 1)",
+        "load(step + STAGES)",
+    ),
+    (
+        "the next stage is read",
+        "linear.cu",
+        "left + step % STAGES *",
+        "left + (step + 1) % STAGES *",
+    ),
+    (
+        "operands overlap",
+        "linear.cu",
+        "left + STAGES * TILE_ROWS * DEPTH",
+        "left + (STAGES - 1) * TILE_ROWS * DEPTH",
+    ),
     ("rows beyond the last are written", "linear.cu", "if (row >= rows) continue;", ""),
-    ("columns beyond the last are written", "linear.cu", "if (in_pairs && column < columns)", "if (in_pairs)"),
+    (
+        "columns beyond the last are written",
+        "linear.cu",
+        "if (in_pairs && column < columns)",
+        "if (in_pairs)",
+    ),
     ("pairs in odd rows", "linear.cu", "columns % 2 == 0;", "true;"),
-    ("residual rows do not repeat", "linear.cu", "(size_t)(row % residual_rows) * columns", "(size_t)row * columns"),
+    (
+        "residual rows do not repeat",
+        "linear.cu",
+        "(size_t)(row % residual_rows) * columns",
+        "(size_t)row * columns",
+    ),
     ("bias of the neighbour", "linear.cu", "bias[column + e]", "bias[column]"),
-    ("rows beyond the last are loaded", "tile.cuh", "has_row = first + row < rows", "has_row = true"),
-    ("columns beyond the last are loaded", "tile.cuh", "has_row && from < width", "has_row"),
+    (
+        "rows beyond the last are loaded",
+        "tile.cuh",
+        "has_row = first + row < rows",
+        "has_row = true",
+    ),
+    (
+        "columns beyond the last are loaded",
+        "tile.cuh",
+        "has_row && from < width",
+        "has_row",
+    ),
     ("swizzle out of the row", "tile.cuh", "(row >> 1) & 3", "(row >> 1) & 7"),
-    ("fragments in another order", "tile.cuh", "lane / 16 * 8, step * 2 + lane / 8 % 2", "lane / 8 % 2 * 8, step * 2 + lane / 16"),
-    ("one value beyond the last", "max_pool.cu", "if (index >= (u64)", "if (index > (u64)"),
+    (
+        "fragments in another order",
+        "tile.cuh",
+        "lane / 16 * 8, step * 2 + lane / 8 % 2",
+        "lane / 8 % 2 * 8, step * 2 + lane / 16",
+    ),
+    (
+        "one value beyond the last",
+        "max_pool.cu",
+        "if (index >= (u64)",
+        "if (index > (u64)",
+    ),
     ("three of four", "max_pool.cu", "fmaxf(c[e], d[e])", "c[e]"),
-    ("rows one pixel longer", "max_pool.cu", "pixel % out_width", "pixel % (out_width + 1)"),
+    (
+        "rows one pixel longer",
+        "max_pool.cu",
+        "pixel % out_width",
+        "pixel % (out_width + 1)",
+    ),
 ];
 
 /// The emulator of the kernels with this bug, built below `folder`.
@@ -51,7 +141,11 @@ fn build((name, file, from, to): Mutation, folder: &Path) -> PathBuf {
     let changed = folder.join("kernels");
     fs::create_dir_all(&changed).unwrap();
     std::os::unix::fs::symlink(kernels.join("host"), changed.join("host")).unwrap();
-    for entry in fs::read_dir(&kernels).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_file()) {
+    for entry in fs::read_dir(&kernels)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_file())
+    {
         let mut text = fs::read_to_string(entry.path()).unwrap();
         if entry.file_name() == file {
             assert!(text.contains(from), "{name}: {file} has no `{from}`; mend this mutation");

@@ -28,21 +28,36 @@ const CASES: &[(usize, usize, bool)] = &[
 
 /// Every case on this device.
 pub fn check(bench: &Bench) -> Result<()> {
-    let table = ops::norm::cases().into_iter().filter(|case| !ops::in_network(case.name)).map(|case| (case.m, case.c, false));
+    let table = ops::norm::cases()
+        .into_iter()
+        .filter(|case| !ops::in_network(case.name))
+        .map(|case| (case.m, case.c, false));
     let mut cases = table.chain(CASES.iter().copied());
     cases.try_for_each(|(rows, channels, gelu)| check_case(bench, rows, channels, gelu))
 }
 
 fn check_case(bench: &Bench, rows: usize, channels: usize, gelu: bool) -> Result<()> {
     let shift = 3.0; // a mean that the one-pass formula would lose digits to
-    let x: Vec<f32> = values(1, rows * channels).iter().map(|value| super::conformance::rounded(value + shift)).collect();
+    let x: Vec<f32> = values(1, rows * channels)
+        .iter()
+        .map(|value| super::conformance::rounded(value + shift))
+        .collect();
     let (gamma, beta) = (values(2, channels), values(3, channels));
     let mut expected = Tensor::from_slice(&Device::cpu(1)?, &[rows, channels], &x);
-    let norm = ops::norm::Norm { gamma: gamma.clone(), beta: beta.clone(), eps: 1e-6 };
+    let norm = ops::norm::Norm {
+        gamma: gamma.clone(),
+        beta: beta.clone(),
+        eps: 1e-6,
+    };
     ops::norm::norm(&mut expected, &norm, gelu);
     let y = bench.output(rows * channels);
     let (gamma, beta, x) = (bench.f32(&gamma), bench.f32(&beta), bench.bf16(&x));
-    let norm = Norm { rows, channels, eps: 1e-6, gelu };
+    let norm = Norm {
+        rows,
+        channels,
+        eps: 1e-6,
+        gelu,
+    };
     let about = || format!("rows {rows} channels {channels} gelu {gelu}");
     norm.launch(&bench.runtime, &x, &gamma, &beta, &y).with_context(about)?;
     let y = guarded(&y)?;

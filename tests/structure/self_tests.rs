@@ -121,7 +121,10 @@ fn assembly_outside_its_file_is_found() {
     let text = "DEV int f() { asm(\"mov\"); }\n";
     assert_eq!(checks::misplaced_assembly(&source("kernels/ptx.cuh", text)), [""; 0]);
     assert_eq!(checks::misplaced_assembly(&source("kernels/k.cu", "// no asm here\n")), [""; 0]);
-    assert_eq!(checks::misplaced_assembly(&source("kernels/k.cu", text)), ["kernels/k.cu:1: inline assembly belongs into kernels/ptx.cuh"]);
+    assert_eq!(
+        checks::misplaced_assembly(&source("kernels/k.cu", text)),
+        ["kernels/k.cu:1: inline assembly belongs into kernels/ptx.cuh"]
+    );
 }
 
 #[test]
