@@ -106,10 +106,8 @@ impl Gpu {
             multiprocessors: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         };
         // SAFETY: a place for the answer; what is retained is released by Drop, of which the value below takes charge at once.
-        done(
-            unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) },
-            "making a context",
-        )?;
+        let status = unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) };
+        done(status, "making a context")?;
         let mut gpu = Self {
             device,
             context,
@@ -176,10 +174,8 @@ impl Gpu {
 fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute_enum) -> Result<u32> {
     let mut value = 0;
     // SAFETY: a place for the answer; the device is one the driver gave.
-    done(
-        unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) },
-        "asking for an attribute",
-    )?;
+    let status = unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) };
+    done(status, "asking for an attribute")?;
     Ok(u32::try_from(value)?)
 }
 
@@ -210,19 +206,15 @@ impl Driver for Gpu {
     fn copy_in(&self, to: DevicePointer, from: &[u8]) -> Result<()> {
         self.make_current()?;
         // SAFETY: arenas give out pointers to as many bytes; pageable memory is read before the call returns.
-        done(
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to.raw(), from.as_ptr().cast(), from.len(), self.stream) },
-            "copying to the GPU",
-        )
+        let status = unsafe { sys::cuMemcpyHtoDAsync_v2(to.raw(), from.as_ptr().cast(), from.len(), self.stream) };
+        done(status, "copying to the GPU")
     }
 
     fn copy_out(&self, to: &mut [u8], from: DevicePointer) -> Result<()> {
         self.make_current()?;
         // SAFETY: as above; the stream is waited for before `to` is given back.
-        done(
-            unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.raw(), to.len(), self.stream) },
-            "copying from the GPU",
-        )?;
+        let status = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from.raw(), to.len(), self.stream) };
+        done(status, "copying from the GPU")?;
         self.synchronise()
     }
 
