@@ -360,6 +360,16 @@ impl Labeller {
         Query::encode(&self.net, slices.map(|(_, slice)| slice), image.plane(), hooks)
     }
 
+    /// A labelled volume's memory, class by class.
+    fn build_support(&self, case: &LabelledCase, checked: &Checked, axes: AxisMap, key: &SupportKey, stop: &Stop) -> Result<Vec<Option<Support>>> {
+        let labelled = Labelled {
+            case: case.name.clone(),
+            image: Image::new(Arc::clone(&checked.image), axes, self.window())?,
+            labels: Labels { volume: Arc::clone(&checked.labels), axes },
+        };
+        Support::build(&self.net, &labelled, &key.classes, key.plane, key.reach, self.settings.fill_holes, stop)
+    }
+
     /// Builds the supports that are missing, then runs every class.
     fn run(
         &mut self,
@@ -380,26 +390,8 @@ impl Labeller {
             if !self.supports.contains_key(&used.key) {
                 let checked = self.checked(case)?;
                 let axes = self.view(&opened.image, &checked)?;
-                let built = hooks.timed("supports", || {
-                    let image = Image::new(Arc::clone(&checked.image), axes, self.window())?;
-                    let labels = Labels {
-                        volume: Arc::clone(&checked.labels),
-                        axes,
-                    };
-                    let labelled = Labelled {
-                        case: case.name.clone(),
-                        image,
-                        labels,
-                    };
-                    Support::build(
-                        &self.net,
-                        &labelled,
-                        classes,
-                        used.key.plane,
-                        used.key.reach,
-                        self.settings.fill_holes,
-                    )
-                })?;
+                let stop = hooks.stop;
+                let built = hooks.timed("supports", || self.build_support(case, &checked, axes, &used.key, stop))?;
                 self.supports.insert(used.key.clone(), built);
             }
             hooks.progress.advance(1);

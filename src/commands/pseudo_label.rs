@@ -66,13 +66,14 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let settings = serde_json::to_value(&plan.settings)?;
+    // First the weights: what is wrong with them should leave no folder behind.
+    let mut labeller = plan.labeller()?;
     output::prepare(
         &args.out,
         &plan.cohort.input_folders,
         plan.tasks.iter().flat_map(|task| &task.outputs),
     )?;
     let mut journal = Journal::open(&args.out)?;
-    let mut labeller = plan.labeller()?;
     let weights_sha256 = labeller.weights_sha256().to_owned();
     let conditions = Conditions { weights_sha256, settings };
     let work = |task: &Task<Query>, stop: &Stop, progress: &Progress| {

@@ -184,6 +184,17 @@ impl Config {
             self.decoder_heads,
             self.memory_attention_layers,
         ];
+        // Bounds far above any network's, so that a slip in a file cannot ask for all the memory there is.
+        if widths.iter().any(|&width| width > 1 << 13) || self.stages.iter().any(|&blocks| blocks > 1 << 10) {
+            bad_input!("a width or a number of blocks is larger than any network's: {self:?}");
+        }
+        let position = &self.window_pos_embed_bkg_spatial_size;
+        if position.len() != 2 || position.iter().any(|&side| side == 0 || side > 1 << 10) {
+            bad_input!("window_pos_embed_bkg_spatial_size {position:?}: two sizes from 1 to 1024 are needed");
+        }
+        if self.window_spec.iter().any(|&window| window > self.image_size) {
+            bad_input!("window_spec {:?}: no window is larger than the slice", self.window_spec);
+        }
         if widths.contains(&0)
             || !self.d_model.is_multiple_of(8)
             || !self.d_model.is_multiple_of(self.mem_dim)

@@ -9,6 +9,7 @@ use super::source::Labelled;
 use crate::ops::memory_attention::Slices;
 use crate::sam2::Sam2;
 use crate::sam2::encoder::Features;
+use crate::stop::Stop;
 use crate::tensor::Tensor;
 use anyhow::Result;
 use half::bf16;
@@ -44,7 +45,7 @@ impl Support {
     /// Builds the supports of several classes of one labelled volume, each slice encoded once. A class without any labelled slice gives `None`.
     ///
     /// # Errors
-    /// Unreadable slices.
+    /// Unreadable slices; [`Stopped`](crate::stop::Stopped), looked for before every slice.
     pub fn build(
         net: &Sam2,
         labelled: &Labelled,
@@ -52,6 +53,7 @@ impl Support {
         plane: (usize, usize),
         reach: usize,
         fill_holes: usize,
+        stop: &Stop,
     ) -> Result<Vec<Option<Self>>> {
         let size = net.config.image_size;
         let prompts = classes
@@ -59,7 +61,10 @@ impl Support {
             .map(|&class| labelled.labels.prompts(class, plane, size))
             .collect::<Result<Vec<_>>>()?;
         let mut read = labelled.image.reader(size)?;
-        let mut read_slice = |z: usize, out: &mut Tensor| read(z, out.values_mut());
+        let mut read_slice = |z: usize, out: &mut Tensor| {
+            stop.check()?;
+            read(z, out.values_mut())
+        };
         Self::build_from(net, &mut read_slice, &prompts, reach, fill_holes)
     }
 
