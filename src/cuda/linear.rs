@@ -103,7 +103,7 @@ impl Tile {
 }
 
 impl Linear {
-    /// Launches it with the tile of [`choose`]; x, W, y bf16, bias [columns] f32.
+    /// Launches it with the tile of [`choose`]; x, W, y bf16, bias of `columns` f32.
     ///
     /// # Errors
     /// Buffers that are too small, sizes beyond the kernel's, and those of [`Runtime::launch`].

@@ -36,7 +36,7 @@ pub fn choose(channels: usize) -> Result<&'static str> {
 }
 
 impl Norm {
-    /// Launches it: x, y [rows, channels] bf16 (y may be x), gamma, beta [channels] f32.
+    /// Launches it: x, y [rows, channels] bf16 (y may be x), gamma, beta `[channels]` f32.
     ///
     /// # Errors
     /// Buffers that are too small, shapes without a kernel, and those of [`Runtime::launch`].
