@@ -361,13 +361,31 @@ impl Labeller {
     }
 
     /// A labelled volume's memory, class by class.
-    fn build_support(&self, case: &LabelledCase, checked: &Checked, axes: AxisMap, key: &SupportKey, stop: &Stop) -> Result<Vec<Option<Support>>> {
+    fn build_support(
+        &self,
+        case: &LabelledCase,
+        checked: &Checked,
+        axes: AxisMap,
+        key: &SupportKey,
+        stop: &Stop,
+    ) -> Result<Vec<Option<Support>>> {
         let labelled = Labelled {
             case: case.name.clone(),
             image: Image::new(Arc::clone(&checked.image), axes, self.window())?,
-            labels: Labels { volume: Arc::clone(&checked.labels), axes },
+            labels: Labels {
+                volume: Arc::clone(&checked.labels),
+                axes,
+            },
         };
-        Support::build(&self.net, &labelled, &key.classes, key.plane, key.reach, self.settings.fill_holes, stop)
+        Support::build(
+            &self.net,
+            &labelled,
+            &key.classes,
+            key.plane,
+            key.reach,
+            self.settings.fill_holes,
+            stop,
+        )
     }
 
     /// Builds the supports that are missing, then runs every class.

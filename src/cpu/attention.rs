@@ -1,7 +1,7 @@
 //! Tiled softmax attention that never stores a score matrix.
 //!
 //! One task is (item, window, head, block of queries). The queries of a block stand in the lanes of two vectors, so scores, running maximum, sum and output are all
-//! [row][queries] panels and the softmax needs no horizontal step; keys pass by in tiles of [`KEY_TILE`]. Flops 4 Q L E per head; bytes 4 E (2 Q + 2 L) per window
+//! `[row][queries]` panels and the softmax needs no horizontal step; keys pass by in tiles of `KEY_TILE`. Flops 4 Q L E per head; bytes 4 E (2 Q + 2 L) per window
 //! and head plus a copy of the key tile per block of queries.
 
 use super::gemm::{product, with_height};
@@ -208,7 +208,13 @@ impl Kernel for Block<'_> {
                     S::store(last, S::add(S::load(last), extra));
                     S::store(last.add(S::LANES), S::add(S::load(last.add(S::LANES)), extra));
                 }
-                softmax_update::<S>(scores.as_mut_ptr(), count, value_tile.as_ptr(), e + 16, e, state.as_mut_ptr());
+                let tile = Tile {
+                    scores: scores.as_mut_ptr(),
+                    count,
+                    values: value_tile.as_ptr(),
+                    stride: e + 16,
+                };
+                softmax_update::<S>(&[tile], e, state.as_mut_ptr());
                 first += count;
             }
             softmax_finish::<S>(state.as_mut_ptr(), e);
@@ -229,7 +235,7 @@ pub fn even_tile<S: Simd>(n: usize) -> usize {
     n.div_ceil(n.div_ceil(S::ROWS).max(1)).max(1)
 }
 
-/// scores[key][queries] = keys (rows at `stride`) times the queries' panel [e][queries].
+/// scores`[key][queries]` = keys (rows at `stride`) times the queries' panel `[e][queries]`.
 ///
 /// # Safety
 /// As the pointers say; at the level of `S` (so for every function below).
@@ -253,7 +259,7 @@ pub unsafe fn tile_scores<S: Simd>(keys: *const f32, stride: usize, count: usize
     }
 }
 
-/// An empty softmax state: outputs [e], then the running maximum and sum, each a row of queries.
+/// An empty softmax state: outputs `[e]`, then the running maximum and sum, each a row of queries.
 ///
 /// # Safety
 /// At the level of `S`.
@@ -265,16 +271,39 @@ pub unsafe fn softmax_start<S: Simd>(state: &mut [f32], e: usize) {
     state[(e + 1) * block..][..block].fill(0.0);
 }
 
-/// Takes a tile of base-2 scores [count][queries] and its values (rows at `stride`) into the state; the scores become weights.
+/// Keys to be taken into a softmax state: base-2 scores `[count][queries]` and values, rows at `stride`.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    /// Scores, which become weights.
+    pub scores: *mut f32,
+    /// Keys; none is allowed.
+    pub count: usize,
+    /// First value.
+    pub values: *const f32,
+    /// From one value to the next.
+    pub stride: usize,
+}
+
+impl Tile {
+    /// No key.
+    pub const NONE: Self = Self {
+        scores: std::ptr::null_mut(),
+        count: 0,
+        values: std::ptr::null(),
+        stride: 0,
+    };
+}
+
+/// Takes tiles into the state, all at once: outputs are loaded, rescaled and stored once however many tiles there are.
 ///
 /// # Safety
 /// At the level of `S`; pointers hold what is named.
 #[inline(always)]
-pub unsafe fn softmax_update<S: Simd>(scores: *mut f32, count: usize, values: *const f32, stride: usize, e: usize, state: *mut f32) {
+pub unsafe fn softmax_update<S: Simd>(tiles: &[Tile], e: usize, state: *mut f32) {
     let block = 2 * S::LANES;
     // SAFETY: by contract.
     unsafe {
-        let alpha = softmax_weights::<S>(scores, count, state.add(e * block));
+        let alpha = softmax_weights::<S>(tiles, state.add(e * block));
         let height = even_tile::<S>(e);
         let mut c = 0;
         while c < e {
@@ -286,7 +315,9 @@ pub unsafe fn softmax_update<S: Simd>(scores: *mut f32, count: usize, values: *c
                     acc[r][0] = S::mul(S::load(out.add(r * block)), alpha[0]);
                     acc[r][1] = S::mul(S::load(out.add(r * block + S::LANES)), alpha[1]);
                 }
-                let acc = product::<S, R>(values.add(c), 1, stride, scores, count, acc);
+                for tile in tiles {
+                    acc = product::<S, R>(tile.values.wrapping_add(c), 1, tile.stride, tile.scores, tile.count, acc);
+                }
                 for r in 0..R {
                     S::store(out.add(r * block), acc[r][0]);
                     S::store(out.add(r * block + S::LANES), acc[r][1]);
@@ -299,7 +330,7 @@ pub unsafe fn softmax_update<S: Simd>(scores: *mut f32, count: usize, values: *c
 
 /// Turns scores into weights 2^(s - max), updating maximum and sum (`running`: two rows); returns the factor for what was summed before.
 #[inline(always)]
-unsafe fn softmax_weights<S: Simd>(scores: *mut f32, count: usize, running: *mut f32) -> [S::V; 2] {
+unsafe fn softmax_weights<S: Simd>(tiles: &[Tile], running: *mut f32) -> [S::V; 2] {
     let block = 2 * S::LANES;
     // SAFETY: by contract of the callers.
     unsafe {
@@ -308,15 +339,20 @@ unsafe fn softmax_weights<S: Simd>(scores: *mut f32, count: usize, running: *mut
             let at = v * S::LANES;
             let old = S::load(running.add(at));
             let mut top = old;
-            for j in 0..count {
-                top = S::max(top, S::load(scores.add(j * block + at)));
+            for tile in tiles {
+                for j in 0..tile.count {
+                    top = S::max(top, S::load(tile.scores.add(j * block + at)));
+                }
             }
             alpha[v] = math::exp2::<S>(S::sub(old, top));
             let mut total = S::mul(S::load(running.add(block + at)), alpha[v]);
-            for j in 0..count {
-                let w = math::exp2::<S>(S::sub(S::load(scores.add(j * block + at)), top));
-                S::store(scores.add(j * block + at), w);
-                total = S::add(total, w);
+            for tile in tiles {
+                for j in 0..tile.count {
+                    let p = tile.scores.add(j * block + at);
+                    let w = math::exp2::<S>(S::sub(S::load(p), top));
+                    S::store(p, w);
+                    total = S::add(total, w);
+                }
             }
             S::store(running.add(at), top);
             S::store(running.add(block + at), total);

@@ -43,7 +43,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Packs `w` [n, k] (PyTorch's `Linear.weight`), with bias [n] or none, and a factor per column or none.
+    /// Packs `w` [n, k] (PyTorch's `Linear.weight`), with bias `[n]` or none, and a factor per column or none.
     pub fn new(w: &[f32], n: usize, k: usize, bias: Option<&[f32]>, scale: Option<&[f32]>) -> Self {
         assert_eq!(w.len(), n * k, "weights are not [{n}, {k}]");
         let width = 2 * simd::level().lanes();
@@ -97,7 +97,7 @@ pub enum Rows<'a> {
         beta: &'a [f32],
         eps: f32,
     },
-    /// x[r] + y[r mod rows of y], both of width K.
+    /// x`[r]` + y[r mod rows of y], both of width K.
     Sum { x: &'a [f32], y: &'a [f32] },
     /// The patch under output pixel r of a convolution.
     Patch(Patch<'a>),

@@ -1,14 +1,14 @@
 //! Memory attention by axial absorption: keys are never projected, every layer reads the same raw tokens.
 //!
-//! One task is (lane, block of queries). The queries stand in the lanes of two vectors; per block the tables X[x] and Y[y] are formed (what q . R(p) W k becomes for the
-//! half of the channels that turns by x or by y), then positions pass by in raster order and X[x] + Y[y] meets the tokens of all slices at that position.
+//! One task is (lane, block of queries). The queries stand in the lanes of two vectors; per block the tables X`[x]` and Y`[y]` are formed (what q . R(p) W k becomes for the
+//! half of the channels that turns by x or by y), then positions pass by in raster order and X`[x]` + Y`[y]` meets the tokens of all slices at that position.
 //! Flops per query and token 4 M, per query 4 (M + T) D side for the tables; bytes 4 M per token and block of queries (tokens stream from the third-level cache, the
 //! tables stay in the second). Tried: X + Y formed inside the score tile (no gain: the tile is bound by multiply-adds, and the position term wants a pass of its own).
 
-use super::attention::{even_tile, softmax_finish, softmax_start, softmax_update, tile_scores};
+use super::attention::{Tile, even_tile, softmax_finish, softmax_start, softmax_update, tile_scores};
 use super::gemm::{product, with_height};
 use super::scratch::{self, Shared};
-use super::simd::{self, Kernel, Simd};
+use super::simd::{self, Kernel, Simd, prefetch};
 use rayon::prelude::*;
 
 /// Keys whose scores are held at once.
@@ -162,7 +162,7 @@ impl Sizes {
     }
 
     fn total(&self) -> usize {
-        self.q + self.table_x + self.table_y + self.pointer + self.turned + self.sum + 2 * self.scores + self.gathered + self.state
+        self.q + self.table_x + self.table_y + self.pointer + self.turned + self.sum + 2 * self.scores + 2 * self.gathered + self.state
     }
 }
 
@@ -188,7 +188,7 @@ struct Pieces<'a> {
     turned: &'a mut [f32],
     sum: &'a mut [f32],
     scores: [&'a mut [f32]; 2],
-    gathered: &'a mut [f32],
+    gathered: [&'a mut [f32]; 2],
     state: &'a mut [f32],
 }
 
@@ -203,7 +203,8 @@ impl<'a> Pieces<'a> {
         let (sum, rest) = rest.split_at_mut(s.sum);
         let (first, rest) = rest.split_at_mut(s.scores);
         let (second, rest) = rest.split_at_mut(s.scores);
-        let (gathered, rest) = rest.split_at_mut(s.gathered);
+        let (third, rest) = rest.split_at_mut(s.gathered);
+        let (fourth, rest) = rest.split_at_mut(s.gathered);
         Self {
             q,
             table_x,
@@ -212,7 +213,7 @@ impl<'a> Pieces<'a> {
             turned,
             sum,
             scores: [first, second],
-            gathered,
+            gathered: [third, fourth],
             state: &mut rest[..s.state],
         }
     }
@@ -326,37 +327,40 @@ unsafe fn attend_slices<S: Simd>(t: &Tables, memory: &Memory<'_>, piece: &mut Pi
                             let tokens = set.tokens.as_ptr().wrapping_add(((y * t.width + x + i) * set.slots + from) * t.m);
                             let (px, py) = (tx.add(t.m * block), ty.add(t.m * block));
                             let out = scores.as_mut_ptr().add(i * (to - from) * block);
+                            prefetch(tokens.wrapping_add(set.slots * t.m), (to - from) * t.m);
                             score_position::<S>(tokens, t.m, &set.times[from..to], base, px, py, piece.sum.as_ptr(), out);
                         }
                     }
                 }
-                for (set, scores) in sets.iter().zip(piece.scores.iter_mut()) {
+                let mut tiles = [Tile::NONE; 2];
+                for (((set, scores), gathered), tile) in sets
+                    .iter()
+                    .zip(piece.scores.iter_mut())
+                    .zip(piece.gathered.iter_mut())
+                    .zip(&mut tiles)
+                {
                     let (from, to) = slots(set);
                     let used = to - from;
                     if used == 0 {
                         continue;
                     }
-                    let first = (y * t.width + x) * set.slots + from;
-                    let mut values = &set.tokens[first * t.m..];
+                    let mut values = &set.tokens[((y * t.width + x) * set.slots + from) * t.m..];
                     if used != set.slots && count > 1 {
                         for i in 0..count {
                             let source = &values[i * set.slots * t.m..][..used * t.m];
-                            piece.gathered[i * used * t.m..][..used * t.m].copy_from_slice(source);
+                            gathered[i * used * t.m..][..used * t.m].copy_from_slice(source);
                         }
-                        values = piece.gathered;
+                        values = gathered;
                     }
-                    // SAFETY: at the level of S; `values` holds count * used rows of M.
-                    unsafe {
-                        softmax_update::<S>(
-                            scores.as_mut_ptr(),
-                            count * used,
-                            values.as_ptr(),
-                            t.m,
-                            t.m,
-                            piece.state.as_mut_ptr(),
-                        )
+                    *tile = Tile {
+                        scores: scores.as_mut_ptr(),
+                        count: count * used,
+                        values: values.as_ptr(),
+                        stride: t.m,
                     };
                 }
+                // SAFETY: at the level of S; a tile's values are count * used rows of M.
+                unsafe { softmax_update::<S>(&tiles, t.m, piece.state.as_mut_ptr()) };
                 slot += KEY_TILE;
             }
             x += count;
@@ -460,14 +464,13 @@ unsafe fn attend_pointers<S: Simd>(t: &Tables, memory: &Memory<'_>, piece: &mut 
                     S::store(p, S::add(S::load(p), S::load(bias.add(v * S::LANES))));
                 }
             }
-            softmax_update::<S>(
+            let tile = Tile {
                 scores,
-                rows,
-                memory.pointer_values[first * t.m..].as_ptr(),
-                t.m,
-                t.m,
-                piece.state.as_mut_ptr(),
-            );
+                count: rows,
+                values: memory.pointer_values[first * t.m..].as_ptr(),
+                stride: t.m,
+            };
+            softmax_update::<S>(&[tile], t.m, piece.state.as_mut_ptr());
             first += rows;
         }
     }

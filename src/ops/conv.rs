@@ -18,7 +18,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Packs `weight` [n, channels, kernel, kernel] with `bias` [n] or none.
+    /// Packs `weight` [n, channels, kernel, kernel] with `bias` `[n]` or none.
     pub fn new(weight: &[f32], n: usize, channels: usize, kernel: usize, stride: usize, padding: usize, bias: Option<&[f32]>) -> Self {
         let k = kernel * kernel * channels;
         assert_eq!(

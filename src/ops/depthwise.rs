@@ -1,6 +1,6 @@
 //! `depthwise`: 7x7 depthwise convolution (padding 3) followed by LayerNorm over the channels, as in a ConvNeXt block.
 //!
-//! Shapes: x [N, H, W, C], weight [C, 1, 7, 7] as PyTorch's, bias [C], y [N, H, W, C].
+//! Shapes: x [N, H, W, C], weight [C, 1, 7, 7] as PyTorch's, bias `[C]`, y [N, H, W, C].
 
 use super::Cost;
 use super::norm::Norm;
@@ -21,7 +21,7 @@ pub struct Depthwise {
 }
 
 impl Depthwise {
-    /// From `weight` [c, 1, 7, 7] and `bias` [c].
+    /// From `weight` [c, 1, 7, 7] and `bias` `[c]`.
     pub fn new(weight: &[f32], bias: Vec<f32>, norm: Norm) -> Self {
         let c = bias.len();
         let mut taps = vec![0.0; c * SIDE * SIDE];

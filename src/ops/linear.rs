@@ -1,6 +1,6 @@
 //! `linear`: y = residual + scale * activation(x' W^T + b), with x' = x, LayerNorm(x) or x + position, and LayerNorm (+ GELU) of the finished row if asked.
 //!
-//! Shapes: x [M, K], W [N, K] as PyTorch's `nn.Linear`, b, scale [N], y [M, N]; all f32, rows contiguous. A 1x1 convolution of channels-last maps is this op.
+//! Shapes: x [M, K], W [N, K] as PyTorch's `nn.Linear`, b, scale `[N]`, y [M, N]; all f32, rows contiguous. A 1x1 convolution of channels-last maps is this op.
 
 use super::Cost;
 use super::norm::Norm;
@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 pub struct Linear(gemm::Weights);
 
 impl Linear {
-    /// Packs `weight` [n, k] with `bias` [n] or none.
+    /// Packs `weight` [n, k] with `bias` `[n]` or none.
     pub fn new(weight: &[f32], n: usize, k: usize, bias: Option<&[f32]>) -> Self {
         Self(gemm::Weights::new(weight, n, k, bias, None))
     }
@@ -44,7 +44,7 @@ pub enum Input<'a> {
     Plain(&'a Tensor),
     /// LayerNorm of each row first.
     Norm(&'a Tensor, &'a Norm),
-    /// x[r] + y[r mod rows of y] first (a position shared by all items of a batch).
+    /// x`[r]` + y[r mod rows of y] first (a position shared by all items of a batch).
     Sum(&'a Tensor, &'a Tensor),
 }
 

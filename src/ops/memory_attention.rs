@@ -1,7 +1,7 @@
 //! `memory_attention`: cross-attention of a slice's queries to memory tokens, softmax(q K^T / sqrt(D)) M with K = RoPE(W (M + position) + b), by axial absorption.
 //!
-//! Half of the pairs of a key at p = (x, y) turn by x alone, half by y alone, so q . R(p)(W k + b) = (X[x] + Y[y]) . k + constants, with X[x] = Wx^T R(x)^-1 q and
-//! Y[y] likewise: no projected key is made or kept, all layers read the same M-wide tokens, and the value projection is left to the following `linear`
+//! Half of the pairs of a key at p = (x, y) turn by x alone, half by y alone, so q . R(p)(W k + b) = (X`[x]` + Y`[y]`) . k + constants, with X`[x]` = Wx^T R(x)^-1 q and
+//! Y`[y]` likewise: no projected key is made or kept, all layers read the same M-wide tokens, and the value projection is left to the following `linear`
 //! (W_v W_o folded). Shapes: q [lanes * P, D], turned by its own position; tokens [P, slots, M] per set; pointer keys (with position) and values [n, M]; y [lanes * P, M].
 //! A set of tokens shared by lanes can be attended to once and continued (`partial`): running maximum, sum and weighted tokens per query. Source: SAM 2's memory
 //! attention; algebra in the project's notes on exact savings.
@@ -16,7 +16,7 @@ use crate::tensor::Tensor;
 pub struct KeyTables(cpu::Tables);
 
 impl KeyTables {
-    /// `weight` [D, M] and `bias` [D] of the key projection, `times` [T, M] the temporal positions, `position` [P, M] the spatial ones.
+    /// `weight` [D, M] and `bias` `[D]` of the key projection, `times` [T, M] the temporal positions, `position` [P, M] the spatial ones.
     pub fn new(weight: &[f32], bias: &[f32], times: &[f32], position: &[f32], rope: &Rope) -> Self {
         let d = bias.len();
         let m = weight.len() / d;

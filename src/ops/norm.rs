@@ -1,6 +1,6 @@
 //! `norm`: LayerNorm over the last axis, y = (x - mean) / sqrt(variance + eps) gamma + beta, then GELU if asked; of channels-last maps it is SAM's LayerNorm2d.
 //!
-//! Shapes: x [M, C], gamma, beta [C]. Mostly fused into `linear` (before) or `conv` (after); alone at the end of memory attention.
+//! Shapes: x [M, C], gamma, beta `[C]`. Mostly fused into `linear` (before) or `conv` (after); alone at the end of memory attention.
 
 use super::Cost;
 use crate::cpu::gemm::norm_row;

@@ -1,6 +1,6 @@
 //! `upscale`: transposed convolution 2x2 with stride 2, plus a skip map, then LayerNorm over the channels if any, then GELU.
 //!
-//! Shapes: x [N, H, W, C], weight [C, O, 2, 2] as PyTorch's `nn.ConvTranspose2d`, bias [O], skip [rows of y, or of one item, O], y [N, 2H, 2W, O]. The 2x2 cell under a
+//! Shapes: x [N, H, W, C], weight [C, O, 2, 2] as PyTorch's `nn.ConvTranspose2d`, bias `[O]`, skip [rows of y, or of one item, O], y [N, 2H, 2W, O]. The 2x2 cell under a
 //! pixel is four rows of one product with 4 O columns: no overlap, no scatter-add. Source: SAM's mask decoder `output_upscaling`.
 
 use super::Cost;
@@ -19,7 +19,7 @@ pub struct Upscale {
 }
 
 impl Upscale {
-    /// From `weight` [c, o, 2, 2] and `bias` [o].
+    /// From `weight` [c, o, 2, 2] and `bias` `[o]`.
     pub fn new(weight: &[f32], c: usize, o: usize, bias: &[f32], norm: Option<Norm>) -> Self {
         // Row (dy, dx, o) of the product's weights is weight[:, o, dy, dx].
         let mut rows = vec![0.0; 4 * o * c];

@@ -10,7 +10,10 @@ const WIDEST: usize = 1 << 16;
 
 /// First axis of a tensor, or 0 where it is missing or absurd (the loader reports it at the end).
 pub fn rows(at: &StrictLoader<'_>, name: &str) -> usize {
-    at.shape(name).and_then(|s| s.first().copied()).filter(|&rows| rows <= WIDEST).unwrap_or(0)
+    at.shape(name)
+        .and_then(|s| s.first().copied())
+        .filter(|&rows| rows <= WIDEST)
+        .unwrap_or(0)
 }
 
 /// `name.weight` [n, k] and `name.bias` [n].

@@ -35,11 +35,11 @@ pub struct MaskDecoder {
 pub struct Decoded {
     /// Logits of the masks that were asked for, [N, masks, 4 G, 4 G] (G: grid side).
     pub masks: Tensor,
-    /// Predicted IoU of those masks, [N][masks].
+    /// Predicted IoU of those masks, `[N][masks]`.
     pub ious: Vec<Vec<f32>>,
     /// Object score per slice; the object is there if it is above 0.
     pub scores: Vec<f32>,
-    /// Object pointer per slice [d], `no_obj_ptr` where the object is not.
+    /// Object pointer per slice `[d]`, `no_obj_ptr` where the object is not.
     pub pointers: Vec<Vec<f32>>,
     /// The mask of highest predicted IoU, per slice.
     pub best: Vec<usize>,

@@ -91,7 +91,7 @@ impl Sam2 {
         &self.device
     }
 
-    /// Position [M] of an object pointer `distance` slices away, where distances are divided by `reach - 1`.
+    /// Position `[M]` of an object pointer `distance` slices away, where distances are divided by `reach - 1`.
     pub fn pointer_position(&self, distance: usize, reach: usize) -> Vec<f32> {
         let (weight, bias) = &self.pointer_position;
         let sine = position::sine_1d(distance as f32 / (reach.max(2) - 1) as f32, self.config.d_model);

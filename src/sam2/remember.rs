@@ -16,7 +16,7 @@ const FILLED: f32 = 0.1;
 pub struct Prompted {
     /// Memory tokens [N * P, M], bf16 values.
     pub tokens: Tensor,
-    /// Object pointers [N][d].
+    /// Object pointers `[N][d]`.
     pub pointers: Vec<Vec<f32>>,
     /// Low-resolution mask logits [N][4 G * 4 G], holes filled.
     pub low_res: Vec<Vec<f32>>,

@@ -9,7 +9,7 @@ fn place(header: &[u8]) -> [&[u8]; 3] {
 }
 
 /// Gives an image an oblique place: both transforms set, with codes of their own.
-fn tilt(bytes: &mut Vec<u8>) {
+fn tilt(bytes: &mut [u8]) {
     set_i16(bytes, 252, 3);
     set_i16(bytes, 254, 2);
     bytes[123] = 2 | 8;
@@ -26,7 +26,7 @@ fn tilt(bytes: &mut Vec<u8>) {
 fn masks_and_maps_have_the_input_geometry_bit_for_bit_and_types_of_their_own() {
     let phantoms = Phantoms::new(2, 1, [6, 64, 64]);
     for path in [phantoms.image(0), phantoms.labels(0), phantoms.query(1)] {
-        edit(&path, tilt);
+        edit(&path, |bytes| tilt(bytes));
     }
     phantoms.label("out", &["--save-probabilities"]).expect(0, &[]);
     let input = header_bytes(&phantoms.query(1));

@@ -20,7 +20,10 @@ fn damaged(name: &str, shape: &[usize]) -> Checkpoint {
 
 fn refusal(checkpoint: &Checkpoint, config: Config) -> String {
     let device = Device::cpu(1).unwrap();
-    format!("{:#}", Sam2::load(checkpoint, config, &device).err().expect("a damaged network was loaded"))
+    format!(
+        "{:#}",
+        Sam2::load(checkpoint, config, &device).err().expect("a damaged network was loaded")
+    )
 }
 
 #[test]
@@ -50,7 +53,10 @@ fn absurd_settings_are_refused_by_name() {
         (r#"{"stages": [1, 2, 3]}"#, "four stages"),
         (r#"{"stages": [1, 2, 3000000, 1]}"#, "larger than any network's"),
         (r#"{"embed_dim": 1000000}"#, "larger than any network's"),
-        (r#"{"window_pos_embed_bkg_spatial_size": [7]}"#, "window_pos_embed_bkg_spatial_size [7]"),
+        (
+            r#"{"window_pos_embed_bkg_spatial_size": [7]}"#,
+            "window_pos_embed_bkg_spatial_size [7]",
+        ),
         (r#"{"window_spec": [7, 4, 8, 4]}"#, "must be even"),
         (r#"{"window_spec": [8, 4, 8, 100000]}"#, "no window is larger"),
         (r#"{"decoder_heads": 7}"#, "heads do not divide"),
