@@ -28,6 +28,8 @@ pub mod device;
 
 pub mod cpu;
 
+pub mod cuda;
+
 // Free-standing machinery: nothing here knows about volumes or networks.
 pub mod atomic_file;
 pub mod clock;

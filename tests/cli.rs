@@ -165,7 +165,7 @@ fn bad_input_is_exit_code_2_and_one_sentence_with_the_remedy() {
         ),
         (
             &["--device", "cuda:1"],
-            "error: --device cuda:1: this version has no CUDA runtime yet; use --device cpu\n",
+            "error: --device cuda:1: labelling on CUDA is not there yet (the runtime and its first kernels are; attention, convolutions and the schedule are missing); use --device cpu\n",
         ),
         (&["--threads", "0"], "error: --threads 0: at least one thread has to do the work\n"),
         (

@@ -81,6 +81,11 @@ fn files_and_functions_are_short() {
 }
 
 #[test]
+fn inline_assembly_of_kernels_is_in_one_file() {
+    assert_none(&checks::misplaced_assembly(&sources()));
+}
+
+#[test]
 fn unsafe_code_is_where_it_may_be_and_says_why() {
     assert_none(&checks::misplaced_unsafe(&sources()));
 }

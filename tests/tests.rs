@@ -5,6 +5,7 @@
 
 mod cli;
 mod cohort;
+mod cuda;
 mod e2e;
 mod ops;
 mod sam2;

@@ -51,7 +51,7 @@ fn text(info: &Info) -> String {
         })
     };
     format!(
-        "hpc-seg    {}\nplatform   {}\nprocessor  {cpu}\nfeatures   {}\nthreads    {threads}\nmemory     {}, {} available\ndevices    {} (this version has no CUDA runtime yet)\nlicence    {}\n\n{}\n",
+        "hpc-seg    {}\nplatform   {}\nprocessor  {cpu}\nfeatures   {}\nthreads    {threads}\nmemory     {}, {} available\ndevices    {} (labelling on CUDA is not there yet)\nlicence    {}\n\n{}\n",
         info.version,
         info.platform,
         cpu_features.join(" "),

@@ -226,7 +226,7 @@ pub fn too_long(sources: &[Source], exceptions: &[(&str, usize, &str)]) -> Vec<S
         let (file_limit, function_limit, head) = if source.is_rust() {
             (500, 80, r"\bfn\s+\w+")
         } else {
-            (400, 120, r"\b__(?:global|device)__\b")
+            (400, 120, r"\b(?:__global__|__device__|KERNEL|DEV)\b")
         };
         let lines = source.line_count();
         if lines > limit(&source.path, file_limit) {
@@ -244,6 +244,22 @@ pub fn too_long(sources: &[Source], exceptions: &[(&str, usize, &str)]) -> Vec<S
         }
     }
     complaints
+}
+
+/// Inline assembly of kernels outside the one file for it.
+pub fn misplaced_assembly(sources: &[Source]) -> Vec<String> {
+    let pattern = regex(r"\basm\b");
+    let kernels = sources
+        .iter()
+        .filter(|source| !source.is_rust() && source.path != "kernels/ptx.cuh");
+    let found = kernels.flat_map(|source| {
+        pattern
+            .find_iter(&source.code)
+            .map(|found| (&source.path, line_at(&source.code, found.start())))
+    });
+    found
+        .map(|(path, line)| format!("{path}:{line}: inline assembly belongs into kernels/ptx.cuh"))
+        .collect()
 }
 
 /// `unsafe` outside the files that may have it, and blocks and implementations without a SAFETY comment. (What an `unsafe fn` asks of its

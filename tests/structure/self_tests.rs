@@ -112,6 +112,19 @@ fn long_files_and_functions_are_found_unless_an_exception_gives_a_reason() {
     );
     let kernel = format!("__global__ void k() {{\n{}}}\n", "step();\n".repeat(119));
     assert_eq!(checks::too_long(&source("kernels/k.cu", &kernel), &[]).len(), 1);
+    let kernel = kernel.replace("__global__ void", "KERNEL __launch_bounds__(128)");
+    assert_eq!(checks::too_long(&source("kernels/k.cu", &kernel), &[]).len(), 1);
+}
+
+#[test]
+fn assembly_outside_its_file_is_found() {
+    let text = "DEV int f() { asm(\"mov\"); }\n";
+    assert_eq!(checks::misplaced_assembly(&source("kernels/ptx.cuh", text)), [""; 0]);
+    assert_eq!(checks::misplaced_assembly(&source("kernels/k.cu", "// no asm here\n")), [""; 0]);
+    assert_eq!(
+        checks::misplaced_assembly(&source("kernels/k.cu", text)),
+        ["kernels/k.cu:1: inline assembly belongs into kernels/ptx.cuh"]
+    );
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! Compiled kernels on disk, so that only the first start of a machine compiles. Keyed by content: another source, header, option, compiler or architecture is
+//! another file. Files are written whole or not at all, so processes may share the folder; one that is damaged is made again; one that cannot be written is
+//! made again by the next start, which fails nothing.
+
+use crate::{atomic_file, sha256, warning};
+use anyhow::Result;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// First line of a file; the second is the digest of what follows.
+const HEAD: &str = "hpc-seg cubin 1\n";
+
+/// A folder of compiled kernels.
+pub struct KernelCache {
+    folder: PathBuf,
+    has_warned: AtomicBool,
+}
+
+impl KernelCache {
+    /// In this folder, which is made when it is first written to.
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            has_warned: AtomicBool::new(false),
+        }
+    }
+
+    /// `$XDG_CACHE_HOME/hpc-seg/kernels`, `$HOME/.cache/hpc-seg/kernels`, or a folder for temporary files.
+    pub fn default_folder() -> PathBuf {
+        let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+        let root = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+        root.unwrap_or_else(std::env::temp_dir).join("hpc-seg").join("kernels")
+    }
+
+    /// The name of the file for these parts of a key. No two lists of parts have the same.
+    pub fn key(parts: &[&str]) -> String {
+        let parts: String = parts.iter().map(|part| format!("{} {part}\n", part.len())).collect();
+        sha256::of_bytes(&[parts.as_bytes()])
+    }
+
+    /// The content kept under `key`, or else what `build` makes, which is kept.
+    ///
+    /// # Errors
+    /// Those of `build` only.
+    pub fn get_or_build(&self, key: &str, build: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+        let path = self.path(key);
+        if let Some(content) = fs::read(&path).ok().and_then(checked) {
+            return Ok(content);
+        }
+        let content = build()?;
+        if let Err(error) = self.write(&path, &content)
+            && !self.has_warned.swap(true, Ordering::Relaxed)
+        {
+            warning!(
+                "compiled kernels cannot be kept, each start compiles anew; free space there, or set XDG_CACHE_HOME to another folder: {error:#}"
+            );
+        }
+        Ok(content)
+    }
+
+    /// Where the content of `key` is kept.
+    pub fn path(&self, key: &str) -> PathBuf {
+        self.folder.join(format!("{key}.cubin"))
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) -> Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let head = format!("{HEAD}{}\n", sha256::of_bytes(&[content]));
+        atomic_file::write_bytes(path, &[head.as_bytes(), content].concat())
+    }
+}
+
+/// The content of a file, if it is all there and unchanged.
+fn checked(file: Vec<u8>) -> Option<Vec<u8>> {
+    let rest = file.strip_prefix(HEAD.as_bytes())?;
+    let (digest, content) = (rest.get(..64)?, rest.get(65..)?);
+    (rest[64] == b'\n' && sha256::of_bytes(&[content]).as_bytes() == digest).then(|| content.to_vec())
+}

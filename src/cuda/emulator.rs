@@ -1,0 +1,262 @@
+//! The emulator as a driver, for tests: the kernels compiled as host C++ and run on fibers (`kernels/host`), with a checker under the feature `emu-check`.
+
+use super::driver::{Arguments, DevicePointer, Driver, Limits, Shape};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use libloading::Library;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// An order of events that hardware may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Which warps, lanes and blocks go first.
+    pub order: Order,
+    /// Whether cp.async copies at its issue, or at the wait.
+    pub early_copies: bool,
+}
+
+/// The order of threads and blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Order {
+    Ascending = 0,
+    Descending = 1,
+}
+
+impl Schedule {
+    /// All there are.
+    pub const ALL: [Schedule; 4] = [
+        Schedule {
+            order: Order::Ascending,
+            early_copies: false,
+        },
+        Schedule {
+            order: Order::Descending,
+            early_copies: true,
+        },
+        Schedule {
+            order: Order::Ascending,
+            early_copies: true,
+        },
+        Schedule {
+            order: Order::Descending,
+            early_copies: false,
+        },
+    ];
+}
+
+// The next two are the structures of the same layout in kernels/host/emulator.cpp and table.h.
+#[repr(C)]
+struct Options {
+    order: c_int,
+    seed: c_int,
+    early_copies: c_int,
+    check: c_int,
+    threads: c_int,
+    shared_bytes: c_int,
+}
+
+#[repr(C)]
+struct Kernel {
+    name: *const c_char,
+    call: *const c_void,
+    parameters: u32,
+    sizes: *const u16,
+}
+
+type SetOptions = unsafe extern "C" fn(*const Options);
+type Malloc = unsafe extern "C" fn(usize) -> *mut u8;
+type Free = unsafe extern "C" fn(*mut u8);
+type MarkInit = unsafe extern "C" fn(*mut u8, usize);
+type Find = unsafe extern "C" fn(*const c_char) -> *const Kernel;
+type Stats = unsafe extern "C" fn(*mut u64);
+type Launch = unsafe extern "C" fn(*const Kernel, *const u32, *const u32, u32, *mut *mut c_void, *mut c_char, usize) -> c_int;
+
+/// Shared memory of a block on sm_80.
+const SHARED_BYTES: u32 = 163 << 10;
+
+/// Options and clocks of the emulator belong to the process: one launch at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A device made of C++ and patience.
+pub struct Emulator {
+    schedule: Schedule,
+    set_options: SetOptions,
+    malloc: Malloc,
+    free: Free,
+    mark_init: MarkInit,
+    find: Find,
+    launch: Launch,
+    stats: Stats,
+    allocations: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl Emulator {
+    /// The emulator that this build made.
+    ///
+    /// # Errors
+    /// When its library cannot be loaded.
+    pub fn new(schedule: Schedule) -> Result<Self> {
+        Self::open(Path::new(env!("HPC_SEG_EMULATOR")), schedule)
+    }
+
+    /// The emulator of another library, such as one with a bug put into its kernels.
+    ///
+    /// # Errors
+    /// When the library cannot be loaded or is no emulator.
+    pub fn open(path: &Path, schedule: Schedule) -> Result<Self> {
+        let shown = path.display();
+        // SAFETY: the library is ours and runs nothing when it is loaded.
+        let library = unsafe { Library::new(path) }.with_context(|| format!("{shown}: cannot load the emulator; run cargo build again"))?;
+        // It stays loaded for the life of the process: each loading anew would reserve its range of addresses once more.
+        let library: &'static Library = Box::leak(Box::new(library));
+        macro_rules! symbol {
+            ($name:literal) => {
+                // SAFETY: the types are those of the definitions in kernels/host; the library is never unloaded.
+                *unsafe { library.get($name) }.with_context(|| format!("{shown}: is no emulator"))?
+            };
+        }
+        Ok(Self {
+            schedule,
+            set_options: symbol!(b"emu_set_opts"),
+            malloc: symbol!(b"emu_malloc"),
+            free: symbol!(b"emu_free"),
+            mark_init: symbol!(b"emu_mark_init"),
+            find: symbol!(b"emu_find"),
+            launch: symbol!(b"emu_launch"),
+            stats: symbol!(b"emu_stats"),
+            allocations: Mutex::default(),
+        })
+    }
+
+    /// Phases of ldmatrix so far, and the wavefronts of shared memory they took: as many if there were no bank conflicts. Counted under `emu-check`.
+    pub fn ldmatrix_phases_and_wavefronts(&self) -> (u64, u64) {
+        let mut counts = [0; 2];
+        // SAFETY: it writes two numbers.
+        unsafe { (self.stats)(counts.as_mut_ptr()) };
+        (counts[0], counts[1])
+    }
+
+    /// With the lock held: makes this emulator's options those in force.
+    fn choose(&self, _held: &MutexGuard<'_, ()>) {
+        let options = Options {
+            order: self.schedule.order as c_int,
+            seed: 1,
+            early_copies: c_int::from(self.schedule.early_copies),
+            check: c_int::from(cfg!(feature = "emu-check")),
+            threads: 1,
+            shared_bytes: SHARED_BYTES.cast_signed(),
+        };
+        // SAFETY: the structure is read during the call only.
+        unsafe { (self.set_options)(&raw const options) };
+    }
+
+    /// Whether these bytes lie inside one allocation.
+    fn check_inside(&self, pointer: DevicePointer, bytes: usize) -> Result<()> {
+        let allocations = lock(&self.allocations);
+        let inside = allocations
+            .range(..=pointer.raw())
+            .next_back()
+            .is_some_and(|(start, length)| pointer.raw() - start + bytes as u64 <= *length as u64);
+        ensure!(inside, "copy of {bytes} bytes at {:#x}: not inside an allocation", pointer.raw());
+        Ok(())
+    }
+}
+
+impl Driver for Emulator {
+    fn kind(&self) -> String {
+        "emulator sm_80".into()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            threads: 1024,
+            shared_bytes: SHARED_BYTES,
+            multiprocessors: 108,
+        }
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
+        let held = lock(&ONE_AT_A_TIME);
+        self.choose(&held);
+        // SAFETY: any size may be asked for.
+        let address = unsafe { (self.malloc)(bytes) } as u64;
+        ensure!(address != 0, "the emulator has no {bytes} bytes left");
+        lock(&self.allocations).insert(address, bytes);
+        Ok(DevicePointer::from_raw(address))
+    }
+
+    fn free(&self, pointer: DevicePointer) {
+        let _held = lock(&ONE_AT_A_TIME);
+        if lock(&self.allocations).remove(&pointer.raw()).is_some() {
+            // SAFETY: it came from `malloc` and is freed once.
+            unsafe { (self.free)(pointer.raw() as *mut u8) };
+        }
+    }
+
+    fn copy_in(&self, to: DevicePointer, from: &[u8]) -> Result<()> {
+        self.check_inside(to, from.len())?;
+        let to = to.raw() as *mut u8;
+        let _held = lock(&ONE_AT_A_TIME);
+        // SAFETY: inside an allocation of the emulator, whose memory is the host's.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+            (self.mark_init)(to, from.len());
+        }
+        Ok(())
+    }
+
+    fn copy_out(&self, to: &mut [u8], from: DevicePointer) -> Result<()> {
+        self.check_inside(from, to.len())?;
+        let _held = lock(&ONE_AT_A_TIME);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(from.raw() as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn launch(&self, entry: &str, shape: Shape, mut arguments: Arguments) -> Result<()> {
+        let name = CString::new(entry)?;
+        let held = lock(&ONE_AT_A_TIME);
+        // SAFETY: the name ends with zero; the table of kernels lives as long as the library.
+        let kernel = unsafe { (self.find)(name.as_ptr()).as_ref() };
+        let kernel = kernel.ok_or_else(|| anyhow!("the emulator has no kernel {entry}"))?;
+        // SAFETY: the table holds as many sizes as parameters.
+        let sizes = unsafe { std::slice::from_raw_parts(kernel.sizes, kernel.parameters as usize) };
+        if !sizes.iter().map(|size| usize::from(*size)).eq(arguments.sizes().iter().copied()) {
+            bail!("arguments of {:?} bytes for C++ parameters of {sizes:?}", arguments.sizes());
+        }
+        self.choose(&held);
+        let (mut pointers, threads) = (arguments.pointers(), [shape.threads, 1, 1]);
+        let mut message = [0_u8; 1024];
+        // SAFETY: numbers and sizes of arguments were compared; the pointers in them are the callers' care, as on a GPU.
+        let status = unsafe {
+            let message = message.as_mut_ptr().cast();
+            (self.launch)(
+                kernel,
+                shape.blocks.as_ptr(),
+                threads.as_ptr(),
+                shape.shared_bytes,
+                pointers.as_mut_ptr(),
+                message,
+                1024,
+            )
+        };
+        if status != 0 {
+            bail!(
+                "{}",
+                CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default()
+            );
+        }
+        Ok(())
+    }
+
+    fn synchronise(&self) -> Result<()> {
+        Ok(())
+    }
+}
