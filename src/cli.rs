@@ -109,7 +109,7 @@ pub struct PseudoLabelArgs {
     /// Keep all components of each class (default: off)
     #[arg(long, help_heading = "Method")]
     pub no_largest_component: bool,
-    /// Fill holes and islands of the network's masks up to this many pixels; 0 leaves them
+    /// Fill holes of the network's masks up to this many pixels; 0 leaves them
     #[arg(long, value_name = "AREA", default_value_t = 8, help_heading = "Method")]
     pub fill_holes: usize,
     /// Refuse to permute labelled volumes to the query's orientation (default: off)

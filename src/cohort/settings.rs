@@ -47,7 +47,7 @@ pub struct Settings {
     pub threshold: f64,
     /// Whether only the largest component of each class is kept.
     pub largest_component: bool,
-    /// Holes and islands up to this area (pixels of the network's own mask) are filled in; 0: none.
+    /// Holes in a mask up to this area (pixels of the network's own mask) are filled; 0: none.
     pub fill_holes: usize,
     /// Whether labelled volumes are permuted to the query's orientation.
     pub reorient: bool,

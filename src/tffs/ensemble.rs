@@ -70,7 +70,6 @@ pub struct ClassSummary {
 /// The result in the making: the most probable class so far, its probability, and the largest uncertainty of any class.
 pub struct Ensemble {
     dims: [usize; 3],
-    threshold: f32,
     keep_probabilities: bool,
     label: Vec<u8>,
     best: Vec<f32>,
@@ -99,7 +98,6 @@ impl Ensemble {
         let voxels = dims.iter().product();
         Self {
             dims,
-            threshold,
             keep_probabilities,
             label: vec![0; voxels],
             best: vec![threshold; voxels],
@@ -161,7 +159,6 @@ impl Ensemble {
     /// # Errors
     /// A volume of more voxels than components can count.
     pub fn finish(mut self, largest: bool) -> Result<Labelling> {
-        debug_assert!(self.threshold >= 0.0);
         for summary in &mut self.classes {
             let mut kept = self.label.clone();
             summary.components = largest_component(&mut kept, self.dims, summary.class)?.sizes.len();
