@@ -2,12 +2,11 @@
 
 #![allow(clippy::print_stdout)] // its product
 
-mod support;
-
 use anyhow::Result;
+use hpc_seg::bench::entries::{entries, noise};
+use hpc_seg::bench::median;
 use hpc_seg::cpu::simd;
 use hpc_seg::device::Device;
-use support::{median, noise};
 
 /// Side of the square product that stands for the machine's rate.
 const SIDE: usize = 2048;
@@ -22,12 +21,12 @@ fn main() -> Result<()> {
         simd::level().name()
     );
     println!("| op | case | ms | GFLOP/s | GB/s | of GEMM |\n|---|---|---:|---:|---:|---:|");
-    for entry in support::entries(&device) {
-        let mut call = (entry.prepare)();
+    for entry in entries(&device) {
+        let mut call = (entry.prepare)()?;
         let seconds = device.install(|| {
-            let once = median(1, &mut call);
-            median(((0.3 / once) as usize).clamp(3, 101), &mut call)
-        });
+            let once = median(&device, 1, &mut call)?;
+            median(&device, ((0.3 / once) as usize).clamp(3, 101), &mut call)
+        })?;
         let (flops, bytes) = (entry.cost.flops / seconds / 1e9, entry.cost.bytes / seconds / 1e9);
         let share = 100.0 * flops / before;
         println!(

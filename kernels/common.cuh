@@ -58,3 +58,7 @@ template <int N> DEV void store_bf16(bf16* p, const float (&v)[N]) {
         *p = to_bf16(v[0]);
     }
 }
+
+// Fixed point of 8-bit resizes, as src/ops/resize_u8.rs: sums start from one half.
+constexpr int PIXEL_SHIFT = 22, HALF_PIXEL = 1 << (PIXEL_SHIFT - 1);
+DEV int to_pixel(int sum) { return min(max(sum >> PIXEL_SHIFT, 0), 255); }

@@ -1,96 +1,328 @@
-// linear: y = residual + activation(x W^T + bias). Twin of src/ops/linear.rs.
+// linear: y = residual + activation(x' W^T + bias), then LayerNorm (+ GELU) of the finished row if asked; x' = x, LayerNorm(x) or x + second. Twin of src/ops/linear.rs.
 //
-// x [rows, inner], W [columns, inner] as PyTorch's nn.Linear, residual [residual_rows, columns] (row r mod residual_rows) or null, y [rows, columns]: bf16.
-// bias [columns] f32 or null. With residual = y the product is added to what y holds. Sums in f32.
-// Parallelisation: a block makes TILE_ROWS x TILE_COLUMNS of y with WARPS_DOWN x WARPS_ACROSS warps by mma.sync m16n8k16; operands come through a ring of STAGES
-// swizzled stages of DEPTH in shared memory, by cp.async (VECTOR 8: inner a multiple of 8), or by plain stores (VECTOR 1: any inner).
-// Flops: 2 rows columns inner. Bytes: 2 (rows inner ceil(columns / TILE_COLUMNS) + columns inner ceil(rows / TILE_ROWS) + rows columns), of which L2 serves most repeats.
-// Registers: TILE_ROWS TILE_COLUMNS / threads for the sums, 4 per fragment; see registers.csv. Shared memory: 2 STAGES (TILE_ROWS + TILE_COLUMNS) DEPTH bytes.
-// The sum over inner has one order whatever the tile, so rows do not depend on how many others there are.
-// Tried: two barriers a step (before and after use of a stage); one suffices, since the stage that is refilled was read before it.
-// Not tried: staging y through shared memory for 16-byte stores (a quad of lanes writes 16 contiguous bytes now).
+// x [.., inner], W [columns, inner] as PyTorch's nn.Linear, second [second_rows, inner] (row r mod second_rows), residual [residual_rows, columns] (likewise), y [rows, columns]: bf16
+// (y f32 if asked). Row r reads row index[r] of x, or row r where index is null. bias [columns], gamma, beta [inner], gamma_after, beta_after [columns]: f32; null = without. With residual = y
+// the product is added to what y holds. Sums and statistics (two passes) in f32; x' is rounded to bf16.
+// Parallelisation: a block makes TILE_ROWS rows of tiles_per_block tiles of TILE_COLUMNS columns with WARPS_DOWN x WARPS_ACROSS warps by mma.sync m16n8k16. Blocks of the same rows are
+// neighbours, so that x comes from DRAM once and W stays in L2. RESIDENT 0: both operands come through a ring of STAGES swizzled stages of DEPTH in shared memory, by cp.async (VECTOR 8:
+// inner a multiple of 8) or plain stores (VECTOR 1). RESIDENT 1: the rows of x' are made once, in shared memory, and only W streams, without a pause from one tile of columns to the next.
+// The sums of 16 rows per warp at a time go through a slab of f32 in shared memory, so that a lane finishes 8 neighbouring columns: 16-byte loads and stores, and rows of 256 columns in
+// one warp, which normalises them.
+// Flops: 2 rows columns inner. Bytes: 2 (rows inner + columns inner + rows columns) from DRAM; from L2 x once per tile of columns (RESIDENT: per block), W once per TILE_ROWS rows.
+// Shared memory per step of 16 of the 128 x 128 tile: 4 warps of 64 x 64 read 4 KiB each for 32 mma (64 cycles of an A100's tensor cores, 32 of its shared memory) and fill 2 KiB (16 cycles).
+// Registers: TILE_ROWS TILE_COLUMNS / threads for the sums, 4 per fragment; see registers.csv. Shared memory: 2 STAGES (TILE_ROWS + TILE_COLUMNS) DEPTH bytes, or, RESIDENT,
+// 2 TILE_ROWS inner + 2 STAGES TILE_COLUMNS DEPTH + the slab; 64 x 128 with 3 stages leaves room for two blocks on an A100 up to inner = 384.
+// The sum over inner has one order whatever the tile, and so have the norms, so that rows do not depend on how many others there are.
+// Tried: addresses from load_tile, 185 instructions to refill a stage of the 128 x 128 tile; 153 in load_stage. Two barriers a step (before and after use of a stage); one suffices, since the stage that is refilled was read before it. Warps of 64 x 32 in the 128 x 128 tile (8 of them): as many
+// cycles of shared memory as of tensor cores. None of it has been timed on a device.
 #include "tile.cuh"
 
 #ifndef ENTRY
-#error "compile with -DENTRY, -DTILE_ROWS, -DTILE_COLUMNS, -DWARPS_DOWN, -DWARPS_ACROSS, -DSTAGES and -DVECTOR"
+#error "compile with -DENTRY, -DTILE_ROWS, -DTILE_COLUMNS, -DWARPS_DOWN, -DWARPS_ACROSS, -DTILE_DEPTH, -DSTAGES, -DVECTOR, -DRESIDENT and -DBLOCKS (per multiprocessor, at least)"
 #endif
-constexpr int DEPTH = 32;
-constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * LANES;
+constexpr int DEPTH = TILE_DEPTH;
+constexpr int WARPS = WARPS_DOWN * WARPS_ACROSS, THREADS = WARPS * LANES;
 constexpr int WARP_ROWS = TILE_ROWS / WARPS_DOWN, WARP_COLUMNS = TILE_COLUMNS / WARPS_ACROSS;
 constexpr int BLOCKS_DOWN = WARP_ROWS / 16, BLOCKS_ACROSS = WARP_COLUMNS / 8;  // mma tiles of a warp
+constexpr int CHUNKS = DEPTH / 8;                                              // of 16 bytes in a row of a stage
+constexpr int LEFT = RESIDENT ? 0 : TILE_ROWS * DEPTH, STAGE = LEFT + TILE_COLUMNS * DEPTH;
+constexpr int SLAB_ROWS = WARPS_DOWN * 16, SLAB_WIDTH = TILE_COLUMNS + 8;  // 8 more, so that four rows lie in different banks
+constexpr int ROW_LANES = TILE_COLUMNS / 8;                                // lanes that finish a row
 static_assert(WARP_ROWS * WARPS_DOWN == TILE_ROWS && WARP_ROWS % 16 == 0, "warps take whole blocks of 16 rows");
 static_assert(WARP_COLUMNS * WARPS_ACROSS == TILE_COLUMNS && WARP_COLUMNS % 16 == 0, "warps take whole pairs of 8 columns");
 static_assert(STAGES >= 2, "one stage is read while another is filled");
+static_assert(SLAB_ROWS * ROW_LANES % THREADS == 0, "all lanes finish as many rows");
 
 enum Activation { NONE = 0, RELU = 1, GELU = 2 };
+
+// What becomes of the sums.
+struct Finish {
+    const float *bias, *gamma, *beta;
+    const bf16* residual;
+    void* y;
+    int rows, columns, residual_rows, activation, gelu_after, y_is_f32;
+    float eps;
+};
 
 DEV float activated(float v, int activation) {
     if (activation == RELU) return fmaxf(v, 0.f);
     return activation == GELU ? gelu(v) : v;
 }
 
-KERNEL __launch_bounds__(THREADS) ENTRY(const bf16* x, const bf16* weight, const float* bias, const bf16* residual, bf16* y, int rows, int columns, int inner, int residual_rows, int activation) {
-    SMEM_DYN(shared);
-    bf16* left = (bf16*)shared;                        // [STAGES, TILE_ROWS, DEPTH]
-    bf16* right = left + STAGES * TILE_ROWS * DEPTH;   // [STAGES, TILE_COLUMNS, DEPTH]
-    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
-    const int warp_row = warp / WARPS_ACROSS * WARP_ROWS, warp_column = warp % WARPS_ACROSS * WARP_COLUMNS;
-    const int first_row = blockIdx.x * TILE_ROWS, first_column = blockIdx.y * TILE_COLUMNS;
-    const int steps = (inner + DEPTH - 1) / DEPTH;
-
-    auto load = [&](int step) {
-        const int stage = step % STAGES;
-        load_tile<TILE_ROWS, DEPTH, THREADS, VECTOR>(left + stage * TILE_ROWS * DEPTH, x, first_row, rows, step * DEPTH, inner);
-        load_tile<TILE_COLUMNS, DEPTH, THREADS, VECTOR>(right + stage * TILE_COLUMNS * DEPTH, weight, first_column, columns, step * DEPTH, inner);
-    };
-    float sum[BLOCKS_DOWN][BLOCKS_ACROSS][4] = {};
+// As load_tile, with what a thread's chunks have in common worked out once: they lie in one column, STRIDE rows apart, which does not change their swizzle.
+template <int ROWS> DEV void load_stage(bf16* tile, const bf16* source, int first, int rows, int column, int width) {
+    if constexpr (VECTOR == 1) return load_tile<ROWS, DEPTH, THREADS, 1>(tile, source, first, rows, column, width);
+    constexpr int STRIDE = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && STRIDE % 8 == 0, "the swizzle repeats every eight rows");
+    const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, from = column + chunk * 8;
+    const int left = from < width ? rows - first - row : 0;
+    const bf16* at = source + (size_t)(first + row) * width + from;
+    bf16* to = tile + swizzled<DEPTH>(row, chunk);
 #pragma unroll
-    for (int step = 0; step < STAGES - 1; step++) {
-        if (step < steps) load(step);
-        cp_async_commit();
+    for (int i = 0; i < (ROWS + STRIDE - 1) / STRIDE; i++) {
+        if (ROWS % STRIDE && row + i * STRIDE >= ROWS) break;
+        const bool inside = i * STRIDE < left;
+        cp_async16(to + i * STRIDE * DEPTH, inside ? at + (size_t)(i * STRIDE) * width : source, inside ? 16 : 0);
     }
-    for (int step = 0; step < steps; step++) {
-        cp_async_wait<STAGES - 2>();
-        __syncthreads();  // this step's stage is there for all, and all have read the stage that is refilled now
-        if (step + STAGES - 1 < steps) load(step + STAGES - 1);
-        cp_async_commit();
-        const bf16* a_tile = left + step % STAGES * TILE_ROWS * DEPTH;
-        const bf16* b_tile = right + step % STAGES * TILE_COLUMNS * DEPTH;
-#pragma unroll
-        for (int k = 0; k < DEPTH / 16; k++) {
-            u32 a[BLOCKS_DOWN][4], b[BLOCKS_ACROSS / 2][4];
-#pragma unroll
-            for (int i = 0; i < BLOCKS_DOWN; i++) load_left<DEPTH>(a[i], a_tile, warp_row + i * 16, k);
-#pragma unroll
-            for (int j = 0; j < BLOCKS_ACROSS / 2; j++) load_right<DEPTH>(b[j], b_tile, warp_column + j * 16, k);
-#pragma unroll
-            for (int i = 0; i < BLOCKS_DOWN; i++)
-#pragma unroll
-                for (int j = 0; j < BLOCKS_ACROSS; j++) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-        }
-    }
+}
 
-    const bool in_pairs = columns % 2 == 0;  // then every pair of columns is 4-byte aligned
+// Sum over the four lanes of a quad; each gets it, and the same bits.
+DEV float quad_sum(float v) {
+    v += __shfl_xor_sync(WHOLE_WARP, v, 2);
+    return v + __shfl_xor_sync(WHOLE_WARP, v, 1);
+}
+
+// The first `count` of eight consecutive numbers, 16 bytes at a time if `aligned` (then all eight count); the others are zero.
+DEV void load_eight(float (&v)[8], const float* p, int count, bool aligned) {
+    if (aligned) {
+        const float4 low = *(const float4*)p, high = *(const float4*)(p + 4);
+        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+        return;
+    }
 #pragma unroll
-    for (int i = 0; i < BLOCKS_DOWN; i++)
+    for (int e = 0; e < 8; e++) v[e] = e < count ? p[e] : 0.f;
+}
+DEV void load_eight(float (&v)[8], const bf16* p, int count, bool aligned) {
+    if (aligned) return load_f32<8>(v, p);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
-            if (row >= rows) continue;
-            const bf16* residual_row = residual ? residual + (size_t)(row % residual_rows) * columns : nullptr;
-            bf16* y_row = y + (size_t)row * columns;
+    for (int e = 0; e < 8; e++) v[e] = e < count ? to_f32(p[e]) : 0.f;
+}
+
+// Chunk `chunk` of a resident row: tiles of DEPTH columns, one after the other.
+DEV bf16* resident_chunk(bf16* resident, int row, int chunk) {
+    return resident + chunk / CHUNKS * (TILE_ROWS * DEPTH) + swizzled<DEPTH>(row, chunk % CHUNKS);
+}
+
+// Starts the copy of the block's rows of x; what lies outside is zero.
+DEV void copy_rows(bf16* resident, const bf16* x, const int* index, int first, int rows, int inner, int chunks) {
+    for (int i = threadIdx.x; i < TILE_ROWS * chunks; i += THREADS) {
+        const int row = i / chunks, chunk = i % chunks, from = chunk * 8;
+        bf16* to = resident_chunk(resident, row, chunk);
+        const bool has_row = first + row < rows;
+        const bf16* source = x;
+        if (has_row) source += (size_t)(index ? index[first + row] : first + row) * inner;
+        if constexpr (VECTOR == 8) {
+            const bool inside = has_row && from < inner;
+            cp_async16(to, inside ? source + from : x, inside ? 16 : 0);
+        } else {
 #pragma unroll
-            for (int j = 0; j < BLOCKS_ACROSS; j++) {
-                const int column = first_column + warp_column + j * 8 + lane % 4 * 2;
-                float v[2];
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    if (column + e >= columns) continue;
-                    v[e] = activated(sum[i][j][half * 2 + e] + (bias ? bias[column + e] : 0.f), activation);
-                    if (residual) v[e] += to_f32(residual_row[column + e]);
-                    if (!in_pairs) y_row[column + e] = to_bf16(v[e]);
-                }
-                if (in_pairs && column < columns) *(u32*)(y_row + column) = pack_bf16(v[0], v[1]);
+            for (int e = 0; e < 8; e++) {
+                bf16 v = {0};
+                if (has_row && from + e < inner) v = source[from + e];
+                to[e] = v;
             }
         }
+    }
+}
+
+// The resident rows, normalised in place. A quad of lanes takes a row, so that 8 lanes read two rows' 64 bytes: all banks once.
+DEV void normalise_rows(bf16* resident, const float* gamma, const float* beta, float eps, int inner, int chunks) {
+    const int lane = threadIdx.x % LANES;
+    for (int row = threadIdx.x / 4; row < TILE_ROWS; row += THREADS / 4) {
+        float v[8], sum = 0.f, squares = 0.f;
+        for (int chunk = lane % 4; chunk < chunks; chunk += 4) {
+            load_f32<8>(v, resident_chunk(resident, row, chunk));
+#pragma unroll
+            for (int e = 0; e < 8; e++) sum += v[e];
+        }
+        const float mean = quad_sum(sum) / inner;
+        for (int chunk = lane % 4; chunk < chunks; chunk += 4) {
+            load_f32<8>(v, resident_chunk(resident, row, chunk));
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (VECTOR == 8 ? chunk * 8 < inner : chunk * 8 + e < inner) squares += (v[e] - mean) * (v[e] - mean);
+        }
+        const float scale = 1.f / sqrtf(quad_sum(squares) / inner + eps);
+        for (int chunk = lane % 4; chunk < chunks; chunk += 4) {
+            const int count = inner - chunk * 8;
+            if (count <= 0) break;
+            bf16* at = resident_chunk(resident, row, chunk);
+            float factor[8], offset[8];
+            load_f32<8>(v, at);
+            load_eight(factor, gamma + chunk * 8, count, VECTOR == 8);
+            load_eight(offset, beta + chunk * 8, count, VECTOR == 8);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] = (v[e] - mean) * scale * factor[e] + offset[e];  // zero beyond the row's end
+            store_bf16<8>(at, v);
+        }
+    }
+}
+
+// The resident rows plus rows of `second`, in place.
+DEV void add_rows(bf16* resident, const bf16* second, int second_rows, int first, int inner, int chunks) {
+    for (int i = threadIdx.x; i < TILE_ROWS * chunks; i += THREADS) {
+        const int row = i / chunks, chunk = i % chunks, count = inner - chunk * 8;
+        if (count <= 0) continue;
+        bf16* at = resident_chunk(resident, row, chunk);
+        float v[8], other[8];
+        load_f32<8>(v, at);
+        load_eight(other, second + (size_t)((first + row) % second_rows) * inner + chunk * 8, count, VECTOR == 8);
+#pragma unroll
+        for (int e = 0; e < 8; e++) v[e] += other[e];
+        store_bf16<8>(at, v);
+    }
+}
+
+// sum += a b^T over one stage.
+DEV void multiply(float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], const bf16* a_tile, const bf16* b_tile, int warp_row, int warp_column) {
+#pragma unroll
+    for (int k = 0; k < DEPTH / 16; k++) {
+        u32 a[BLOCKS_DOWN][4], b[BLOCKS_ACROSS / 2][4];
+#pragma unroll
+        for (int i = 0; i < BLOCKS_DOWN; i++) load_left<DEPTH>(a[i], a_tile, warp_row + i * 16, k);
+#pragma unroll
+        for (int j = 0; j < BLOCKS_ACROSS / 2; j++) load_right<DEPTH>(b[j], b_tile, warp_column + j * 16, k);
+#pragma unroll
+        for (int i = 0; i < BLOCKS_DOWN; i++)
+#pragma unroll
+            for (int j = 0; j < BLOCKS_ACROSS; j++) mma_bf16(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+    }
+}
+
+// Where column `column` of a row lies in the slab: every other 32 columns have their halves of eight swapped, so that eight lanes read 16 bytes each from all banks.
+DEV int slab_column(int column) { return column ^ (column >> 5 & 1) << 2; }
+
+// LayerNorm of a row whose columns are eight to a lane.
+DEV void normalise_finished(float (&v)[8], const Finish& to, int column, int count, bool aligned) {
+    float sum = 0.f, squares = 0.f, factor[8] = {}, offset[8] = {};
+#pragma unroll
+    for (int e = 0; e < 8; e++) sum += v[e];
+    const float mean = warp_sum(sum) / to.columns;
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        if (e < count) squares += (v[e] - mean) * (v[e] - mean);
+    const float scale = 1.f / sqrtf(warp_sum(squares) / to.columns + to.eps);
+    if (count > 0) {
+        load_eight(factor, to.gamma + column, count, aligned);
+        load_eight(offset, to.beta + column, count, aligned);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        v[e] = (v[e] - mean) * scale * factor[e] + offset[e];
+        if (to.gelu_after) v[e] = gelu(v[e]);
+    }
+}
+
+// Eight columns of a row, from their sums to y. Where y ends within the tile, lanes without columns come along for the norm.
+DEV void finish(float (&v)[8], const Finish& to, int row, int column) {
+    const int count = to.columns - column;
+    const bool aligned = to.columns % 8 == 0;
+    const size_t at = (size_t)row * to.columns + column;
+    float other[8];
+    if (count > 0) {
+        if (to.bias) {
+            load_eight(other, to.bias + column, count, aligned);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] += other[e];
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) v[e] = activated(v[e], to.activation);
+        if (to.residual) {
+            load_eight(other, to.residual + (size_t)(row % to.residual_rows) * to.columns + column, count, aligned);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] += other[e];
+        }
+    }
+    if constexpr (ROW_LANES == LANES)
+        if (to.gamma) normalise_finished(v, to, column, count, aligned);
+    if (count <= 0) return;
+    if (to.y_is_f32) {
+        float* y = (float*)to.y + at;
+        if (aligned) {
+            *(float4*)y = make_float4(v[0], v[1], v[2], v[3]);
+            *(float4*)(y + 4) = make_float4(v[4], v[5], v[6], v[7]);
+            return;
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            if (e < count) y[e] = v[e];
+        return;
+    }
+    bf16* y = (bf16*)to.y + at;
+    if (aligned) return store_bf16<8>(y, v);
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        if (e < count) y[e] = to_bf16(v[e]);
+}
+
+// A tile's sums through the slab to y: 16 rows of each warp at a time.
+DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* slab, const Finish& to, int first_row, int first_column, int warp_row, int warp_column) {
+    const int lane = threadIdx.x % LANES;
+#pragma unroll
+    for (int i = 0; i < BLOCKS_DOWN; i++) {
+        __syncthreads();  // the slab, or the stages in its place, have been read by all
+#pragma unroll
+        for (int j = 0; j < BLOCKS_ACROSS; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = warp_row / WARP_ROWS * 16 + half * 8 + lane / 4;
+                float* at = slab + row * SLAB_WIDTH + slab_column(warp_column + j * 8 + lane % 4 * 2);
+                *(float2*)at = make_float2(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
+            }
+        __syncthreads();  // the slab is written
+        for (int at = threadIdx.x; at < SLAB_ROWS * ROW_LANES; at += THREADS) {
+            const int slab_row = at / ROW_LANES, column = at % ROW_LANES * 8;
+            const int row = first_row + slab_row / 16 * WARP_ROWS + i * 16 + slab_row % 16;
+            if (row >= to.rows) continue;
+            const float4 low = *(const float4*)(slab + slab_row * SLAB_WIDTH + slab_column(column));
+            const float4 high = *(const float4*)(slab + slab_row * SLAB_WIDTH + slab_column(column + 4));
+            float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            finish(v, to, row, first_column + column);
+        }
+    }
+}
+
+KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* x, const int* index, const float* gamma, const float* beta, const bf16* second, const bf16* weight, const float* bias, const bf16* residual,
+                                                const float* gamma_after, const float* beta_after, void* y, int rows, int columns, int inner, int second_rows, int residual_rows, int activation,
+                                                int gelu_after, int y_is_f32, int tiles_per_block, float eps, float eps_after) {
+    SMEM_DYN(shared);
+    if (rows == 0) return;
+    const int steps = (inner + DEPTH - 1) / DEPTH;
+    bf16* resident = (bf16*)shared;                                     // [steps, TILE_ROWS, DEPTH] if RESIDENT
+    bf16* ring = resident + (RESIDENT ? steps * TILE_ROWS * DEPTH : 0);  // [STAGES, TILE_ROWS (unless RESIDENT) + TILE_COLUMNS, DEPTH]
+    float* slab = (float*)(RESIDENT ? ring + STAGES * STAGE : ring);     // [SLAB_ROWS, SLAB_WIDTH]
+    const int warp = threadIdx.x / LANES, warp_row = warp / WARPS_ACROSS * WARP_ROWS, warp_column = warp % WARPS_ACROSS * WARP_COLUMNS;
+    const int tiles = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS, groups = (tiles + tiles_per_block - 1) / tiles_per_block;
+    const int first_row = blockIdx.x / groups * TILE_ROWS, first_tile = blockIdx.x % groups * tiles_per_block;
+    const int last_tile = min(first_tile + tiles_per_block, tiles), all_steps = (last_tile - first_tile) * steps;
+
+    int ahead = 0, ahead_step = 0, ahead_tile = first_tile;  // the next stage to be loaded
+    auto load = [&]() {
+        bf16* stage = ring + ahead % STAGES * STAGE;
+        if constexpr (!RESIDENT) load_stage<TILE_ROWS>(stage, x, first_row, rows, ahead_step * DEPTH, inner);
+        load_stage<TILE_COLUMNS>(stage + LEFT, weight, ahead_tile * TILE_COLUMNS, columns, ahead_step * DEPTH, inner);
+        ahead++;
+        if (++ahead_step == steps) ahead_step = 0, ahead_tile++;
+    };
+    if constexpr (RESIDENT) {
+        copy_rows(resident, x, index, first_row, rows, inner, steps * CHUNKS);
+        cp_async_commit();
+    }
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) {
+        if (ahead < all_steps) load();
+        cp_async_commit();
+    }
+    if constexpr (RESIDENT) {
+        if (gamma || second) {
+            cp_async_wait<STAGES - 1>();  // all but the stages
+            __syncthreads();              // the rows are there for all
+            if (gamma) normalise_rows(resident, gamma, beta, eps, inner, steps * CHUNKS);
+            if (second) add_rows(resident, second, second_rows, first_row, inner, steps * CHUNKS);
+        }
+    }
+    const Finish to = {bias, gamma_after, beta_after, residual, y, rows, columns, residual_rows, activation, gelu_after, y_is_f32, eps_after};
+    int at = 0;
+    for (int tile = first_tile; tile < last_tile; tile++) {
+        float sum[BLOCKS_DOWN][BLOCKS_ACROSS][4] = {};
+        for (int step = 0; step < steps; step++, at++) {
+            cp_async_wait<STAGES - 2>();
+            __syncthreads();  // this step's stage is there for all, and all have read the stage that is refilled now
+            if (ahead < all_steps) load();
+            cp_async_commit();
+            const bf16* stage = ring + at % STAGES * STAGE;
+            multiply(sum, RESIDENT ? resident + step * TILE_ROWS * DEPTH : stage, stage + LEFT, warp_row, warp_column);
+        }
+        write_tile(sum, slab, to, first_row, tile * TILE_COLUMNS, warp_row, warp_column);
+    }
 }

@@ -32,6 +32,8 @@ pub enum Command {
     /// Inspect, convert or verify network weights
     #[command(subcommand)]
     Weights(WeightsCommand),
+    /// Measure ops or a whole volume on this machine, and compare measurements
+    Bench(Box<BenchArgs>),
     /// Show versions, processor, threads, memory and licence
     #[command(visible_alias = "doctor")]
     Info(InfoArgs),
@@ -122,6 +124,12 @@ pub struct PseudoLabelArgs {
     /// Device to work on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
     pub device: String,
+    /// Device memory this process may use, such as 10GiB (default: what is free)
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<String>,
+    /// Folder where compiled CUDA kernels are kept (default: the user's cache folder)
+    #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = "Machine")]
+    pub kernel_cache: Option<PathBuf>,
     /// Lanes per step; results do not depend on it (default: as memory allows)
     #[arg(long, value_name = "N", hide_short_help = true, help_heading = "Machine")]
     pub lanes: Option<usize>,
@@ -131,6 +139,100 @@ pub struct PseudoLabelArgs {
     /// Write the summary (or the plan) to standard output as JSON (default: off)
     #[arg(long, help_heading = "Machine")]
     pub json: bool,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_long_help = "Examples:\n  hpc-seg bench --ops --device cuda --json ops.json\n  hpc-seg bench --volume --memory 10GiB --as a100-1g.10gb\n  \
+hpc-seg bench diff before.json after.json\n\nOps run at the sizes of MedSAM2's network at 512 x 512; volumes are phantoms, made in a temporary folder."
+)]
+pub struct BenchArgs {
+    /// Compare measurements instead
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+
+    /// Measure every op (default: off)
+    #[arg(long)]
+    pub ops: bool,
+    /// Measure a volume from its file to its results (default: off)
+    #[arg(long)]
+    pub volume: bool,
+    /// Also write the measurement to this file (default: none)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Show beside it the data sheet's floor on another card, such as a100-1g.10gb (default: none)
+    #[arg(long = "as", value_name = "CARD")]
+    pub card: Option<String>,
+
+    /// Only ops whose name or case holds this (default: all)
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = "Ops")]
+    pub filter: String,
+
+    /// Slices, rows and columns of every volume
+    #[arg(
+        long,
+        value_name = "Z,Y,X",
+        value_delimiter = ',',
+        default_value = "80,320,320",
+        help_heading = "Volume"
+    )]
+    pub size: Vec<usize>,
+    /// Labelled volumes (M)
+    #[arg(long, value_name = "M", default_value_t = 10, help_heading = "Volume")]
+    pub labelled: usize,
+    /// Insertions of each (R)
+    #[arg(long, value_name = "R", default_value_t = 5, help_heading = "Volume")]
+    pub insertions: usize,
+    /// Volumes after the first
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "Volume")]
+    pub repeats: usize,
+    /// SAM 2.1 or MedSAM2 weights (default: made by a formula)
+    #[arg(long, value_name = "FILE", help_heading = "Volume")]
+    pub weights: Option<PathBuf>,
+    /// JSON configuration of the network (default: from the weights)
+    #[arg(long, value_name = "FILE", requires = "weights", help_heading = "Volume")]
+    pub config: Option<PathBuf>,
+    /// Lanes per step (default: as memory allows)
+    #[arg(long, value_name = "N", help_heading = "Volume")]
+    pub lanes: Option<usize>,
+    /// Show the plan as JSON, and measure nothing (default: off)
+    #[arg(long, help_heading = "Volume")]
+    pub dry_run: bool,
+
+    /// Threads to work with (default: all this process may use)
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+    /// Device to work on: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
+    pub device: String,
+    /// Device memory this process may use, such as 10GiB (default: what is free)
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<String>,
+    /// Multiprocessors of the GPU to work with, to imitate a smaller one (default: all)
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub sm_limit: Option<u32>,
+    /// Folder where compiled CUDA kernels are kept (default: the user's cache folder)
+    #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = "Machine")]
+    pub kernel_cache: Option<PathBuf>,
+}
+
+/// Subcommands of `bench`.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Show two measurements side by side
+    Diff(BenchDiffArgs),
+}
+
+/// Arguments of `bench diff`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  hpc-seg bench diff before.json after.json")]
+pub struct BenchDiffArgs {
+    /// The first measurement, as --json wrote it
+    pub a: PathBuf,
+    /// The second
+    pub b: PathBuf,
 }
 
 /// A voxel axis of the file.

@@ -7,6 +7,8 @@ pub mod commands;
 
 pub mod cli;
 
+pub mod bench;
+
 pub mod cohort;
 
 pub mod tffs;

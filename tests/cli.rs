@@ -164,8 +164,12 @@ fn bad_input_is_exit_code_2_and_one_sentence_with_the_remedy() {
             "error: --window -50,0: level and width must be finite numbers and the width positive, as in --window 40,400\n",
         ),
         (
-            &["--device", "cuda:1"],
-            "error: --device cuda:1: labelling on CUDA is not there yet (the runtime and its first kernels are; attention, convolutions and the schedule are missing); use --device cpu\n",
+            &["--device", "gpu"],
+            "error: --device gpu: the devices are auto, cpu and cuda[:N]\n",
+        ),
+        (
+            &["--memory", "10"],
+            "error: --memory 10: give a size with its unit, such as 10GiB or 4000MiB\n",
         ),
         (&["--threads", "0"], "error: --threads 0: at least one thread has to do the work\n"),
         (

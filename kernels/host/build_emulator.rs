@@ -48,7 +48,10 @@ fn wrappers(kernels: &Path, table: &str) -> Vec<(String, String)> {
             continue;
         };
         let at = files.iter().position(|(known, _)| known == file).unwrap_or_else(|| {
-            files.push((file.into(), "#include \"table.h\"\n#include \"tile.cuh\"\n".into()));
+            files.push((
+                file.into(),
+                "#include \"table.h\"\n#include \"rows.cuh\"\n#include \"union_find.cuh\"\n".into(),
+            ));
             files.len() - 1
         });
         let text = &mut files[at].1;

@@ -45,7 +45,7 @@ static inline void cell(Worker* w, Fiber* me, Cell& c, const Acc& a, u32 code, b
     }
     bool rold = c.rs >= (shared ? w->block_t : w->launch_t);
     if (a.wr) {
-        if (rold) {
+        if (rold && !(a.at && c.rt & ATOM)) {
             bool other = c.rs < w->block_t;
             if (other || !before(w, me, c.rs, c.rt))
                 fail("race: write %u B at %s+%zu after unsynchronised read by %s%s, %s", n, name, off, other ? "another block, " : "",
@@ -55,13 +55,14 @@ static inline void cell(Worker* w, Fiber* me, Cell& c, const Acc& a, u32 code, b
         c.wt = (c.wt & INIT) | code | (a.at ? ATOM : 0) | (a.pend ? PEND : 0);
         if (!shared) c.wt |= INIT;
     } else {
-        u16 who = code;
-        if (rold && c.rs >= w->tb && c.rt != code) {
-            u32 o = c.rt, ow = o < 1024 ? o >> 5 : o - 1024, nw = code < 1024 ? code >> 5 : code - 1024;
+        u16 who = code, atom = a.at ? ATOM : 0;
+        if (rold && c.rs >= w->tb) atom &= c.rt;  // several reads count as atomic if all are
+        if (rold && c.rs >= w->tb && (c.rt & WHO) != code) {
+            u32 o = c.rt & WHO, ow = o < 1024 ? o >> 5 : o - 1024, nw = code < 1024 ? code >> 5 : code - 1024;
             who = o != MANY && ow == nw ? 1024 + nw : MANY;
         }
         c.rs = w->clk;
-        c.rt = who;
+        c.rt = who | atom;
     }
 }
 static void access(const void* ptr, u32 n, Acc a) {

@@ -1,4 +1,4 @@
-// Stand-ins for ldmatrix, mma, cp.async and atomics. A cp.async happens at its issue (early) or at the wait (late): both are legal, and
+// Stand-ins for ldmatrix, mma, cp.async and atomics (before which other threads may run). A cp.async happens at its issue (early) or at the wait (late): both are legal, and
 // catch different bugs.
 #pragma once
 
@@ -138,29 +138,43 @@ extern "C" void emu_cp_wait(int n) {
     }
     me->cpq.erase(me->cpq.begin(), me->cpq.begin() + i);
 }
-extern "C" u64 emu_atomic(int op, void* p, u64 v, u64 cmp, const char* f, int l) {
-    if ((up)p & 3) fail("misaligned atomic, %s:%d", f, l);
-    access(p, 4, {true, true, false, false, 0, f, l});
-    u32 o = __atomic_load_n((u32*)p, __ATOMIC_RELAXED), n;
+// One atomic on T, which is u32 or u64.
+template <class T>
+static T atomic_on(int op, T* p, T v, T cmp, const char* f, int l) {
+    if ((up)p & (sizeof(T) - 1)) fail("misaligned atomic, %s:%d", f, l);
+    access(p, sizeof(T), {op != EMU_LOAD, true, false, false, 0, f, l});
+    T o = __atomic_load_n(p, __ATOMIC_RELAXED), n;
+    if (op == EMU_LOAD) return o;
     do {
         switch (op) {
-            case 0:
-                n = emu_bits<u32>(emu_bits<float>(o) + emu_bits<float>((u32)v));
+            case EMU_ADD_F32:
+                n = emu_bits<u32>(emu_bits<float>((u32)o) + emu_bits<float>((u32)v));
                 break;
-            case 1:
+            case EMU_ADD:
                 n = o + v;
                 break;
-            case 2:
+            case EMU_MAX_INT:
                 n = (int)o > (int)v ? o : v;
                 break;
-            case 3:
+            case EMU_MIN_INT:
                 n = (int)o < (int)v ? o : v;
+                break;
+            case EMU_MAX:
+                n = o > v ? o : v;
+                break;
+            case EMU_MIN:
+                n = o < v ? o : v;
                 break;
             default:
                 n = o == cmp ? v : o;
         }
-    } while (!__atomic_compare_exchange_n((u32*)p, &o, n, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    } while (!__atomic_compare_exchange_n(p, &o, n, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
     return o;
+}
+extern "C" u64 emu_atomic(int op, void* p, u64 v, u64 cmp, const char* f, int l) {
+    interleave();
+    if (op & EMU_WIDE) return atomic_on<u64>(op & ~EMU_WIDE, (u64*)p, v, cmp, f, l);
+    return atomic_on<u32>(op, (u32*)p, (u32)v, (u32)cmp, f, l);
 }
 extern "C" void* emu_smem_static(const void* key, size_t n, const char* name) {
     Worker* w = W;

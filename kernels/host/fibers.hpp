@@ -114,15 +114,18 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char* fmt
     switch_to(w->cur, nullptr);
     __builtin_unreachable();
 }
-static inline int pick_bit(Worker* w, u32 m) {
-    if (opt.order == 0) return __builtin_ctz(m);
-    if (opt.order == 1) return 31 - __builtin_clz(m);
+static inline int random_bit(Worker* w, u32 m) {
     w->rs ^= w->rs << 13;
     w->rs ^= w->rs >> 7;
     w->rs ^= w->rs << 17;
     u32 n = (w->rs >> 20) % __builtin_popcount(m);
     while (n--) m &= m - 1;
     return __builtin_ctz(m);
+}
+static inline int pick_bit(Worker* w, u32 m) {
+    if (opt.order == 0) return __builtin_ctz(m);
+    if (opt.order == 1) return 31 - __builtin_clz(m);
+    return random_bit(w, m);
 }
 static void stuck(Worker* w) {
     std::string s = "deadlock / divergent barrier:";
@@ -159,6 +162,15 @@ static void resched(Fiber* me) {
         w->curw = pick_bit(w, w->wready);
     }
     Fiber* n = w->fib[w->curw * 32 + pick_bit(w, w->warp[w->curw].ready)];
+    if (n != me) switch_to(me, n);
+}
+// Any other threads may run between the atomics of one: now and then they do, whatever the order (the same ones in every run).
+static inline void interleave() {
+    Worker* w = W;
+    if (random_bit(w, 0xf)) return;
+    Fiber* me = w->cur;
+    w->curw = random_bit(w, w->wready);
+    Fiber* n = w->fib[w->curw * 32 + random_bit(w, w->warp[w->curw].ready)];
     if (n != me) switch_to(me, n);
 }
 static inline void block_self(Worker* w, Fiber* me, const char* what, const char* f, int l) {

@@ -82,9 +82,43 @@ static inline u16 emu_f2bf(float v) {
 }
 DEV u32 pack_bf16(float low, float high) { return emu_f2bf(low) | (u32)emu_f2bf(high) << 16; }
 DEV bf16 to_bf16(float v) { return {emu_f2bf(v)}; }
+static inline float exp2_approx(float v) { return v < -126.f ? 0.f : exp2f(v); }
+static inline u16 emu_f2h(float v) {
+    if (v != v) return 0x7fff;  // the device knows one NaN
+    _Float16 h = (_Float16)v;
+    u16 r;
+    memcpy(&r, &h, 2);
+    return r;
+}
+static inline float emu_h2f(u16 v) {
+    _Float16 h;
+    memcpy(&h, &v, 2);
+    return (float)h;
+}
+DEV u32 pack_f16(float low, float high) { return emu_f2h(low) | (u32)emu_f2h(high) << 16; }
+// A sum of two f16 is exact enough in f32 that rounding it again gives the f16 sum.
+DEV u32 add_f16(u32 a, u32 b) { return pack_f16(emu_h2f(a & 0xffff) + emu_h2f(b & 0xffff), emu_h2f(a >> 16) + emu_h2f(b >> 16)); }
 static inline float rsqrtf(float v) { return 1.f / sqrtf(v); }
 #define __expf(v) expf(v)  // glibc declares __expf itself
 static inline float __fdividef(float a, float b) { return a / b; }
+// Rounded each by itself: without the empty assembly the compiler may fuse a product with the sum it goes into, which these forbid.
+static inline float emu_alone(float v) {
+    u32 bits = emu_bits<u32>(v);
+    __asm__("" : "+r"(bits));
+    return emu_bits<float>(bits);
+}
+static inline float __fmul_rn(float a, float b) { return emu_alone(a * b); }
+static inline float __fadd_rn(float a, float b) { return emu_alone(a + b); }
+// The barriers keep the compiler from contracting a product and a sum into one rounding.
+static inline double __dmul_rn(double a, double b) {
+    double r = a * b;
+    asm("" : "+x"(r));
+    return r;
+}
+static inline double __dadd_rn(double a, double b) {
+    asm("" : "+x"(a));
+    return a + b;
+}
 static inline int __popc(u32 v) { return __builtin_popcount(v); }
 static inline int __ffs(int v) { return __builtin_ffs(v); }
 static inline int __clz(int v) { return v ? __builtin_clz(v) : 32; }
@@ -131,6 +165,11 @@ DEV void ldmatrix_x4(u32 (&r)[4], const void* p, EMU_AT) {
     emu_ldmatrix(t, p, 0, f, l);
     for (int i = 0; i < 4; i++) r[i] = t[i];
 }
+DEV void ldmatrix_x4_trans(u32 (&r)[4], const void* p, EMU_AT) {
+    u32 t[4];
+    emu_ldmatrix(t, p, 1, f, l);
+    for (int i = 0; i < 4; i++) r[i] = t[i];
+}
 DEV void emu_mma_(int h, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, const char* f, int l) {
     float t[4];
     u32 s[4];
@@ -139,15 +178,24 @@ DEV void emu_mma_(int h, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, const
     for (int i = 0; i < 4; i++) d[i] = t[i];
 }
 DEV void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, EMU_AT) { emu_mma_(0, d, a, b0, b1, f, l); }
+DEV void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, EMU_AT) { emu_mma_(1, d, a, b0, b1, f, l); }
 DEV void cp_async16(void* d, const void* s, u32 n, EMU_AT) { emu_cp16(d, s, n, f, l); }
 DEV void cp_async_commit() { emu_cp_commit(); }
 template <int N>
 DEV void cp_async_wait() {
     emu_cp_wait(N);
 }
-static inline float atomicAdd(float* p, float v, EMU_AT) { return emu_bits<float>((u32)emu_atomic(0, p, emu_bits<u32>(v), 0, f, l)); }
-static inline int atomicAdd(int* p, int v, EMU_AT) { return (int)emu_atomic(1, p, (u32)v, 0, f, l); }
-static inline u32 atomicAdd(u32* p, u32 v, EMU_AT) { return (u32)emu_atomic(1, p, v, 0, f, l); }
-static inline int atomicMax(int* p, int v, EMU_AT) { return (int)emu_atomic(2, p, (u32)v, 0, f, l); }
-static inline int atomicMin(int* p, int v, EMU_AT) { return (int)emu_atomic(3, p, (u32)v, 0, f, l); }
-static inline u32 atomicCAS(u32* p, u32 c, u32 v, EMU_AT) { return (u32)emu_atomic(4, p, v, c, f, l); }
+// Operations of emu_atomic; EMU_WIDE marks those on 64 bits.
+enum { EMU_ADD_F32, EMU_ADD, EMU_MAX_INT, EMU_MIN_INT, EMU_MAX, EMU_MIN, EMU_CAS, EMU_LOAD, EMU_WIDE = 16 };
+static inline float atomicAdd(float* p, float v, EMU_AT) { return emu_bits<float>((u32)emu_atomic(EMU_ADD_F32, p, emu_bits<u32>(v), 0, f, l)); }
+static inline int atomicAdd(int* p, int v, EMU_AT) { return (int)emu_atomic(EMU_ADD, p, (u32)v, 0, f, l); }
+static inline u32 atomicAdd(u32* p, u32 v, EMU_AT) { return (u32)emu_atomic(EMU_ADD, p, v, 0, f, l); }
+static inline u64 atomicAdd(u64* p, u64 v, EMU_AT) { return emu_atomic(EMU_ADD | EMU_WIDE, p, v, 0, f, l); }
+static inline int atomicMax(int* p, int v, EMU_AT) { return (int)emu_atomic(EMU_MAX_INT, p, (u32)v, 0, f, l); }
+static inline u32 atomicMax(u32* p, u32 v, EMU_AT) { return (u32)emu_atomic(EMU_MAX, p, v, 0, f, l); }
+static inline u64 atomicMax(u64* p, u64 v, EMU_AT) { return emu_atomic(EMU_MAX | EMU_WIDE, p, v, 0, f, l); }
+static inline int atomicMin(int* p, int v, EMU_AT) { return (int)emu_atomic(EMU_MIN_INT, p, (u32)v, 0, f, l); }
+static inline u32 atomicMin(u32* p, u32 v, EMU_AT) { return (u32)emu_atomic(EMU_MIN, p, v, 0, f, l); }
+static inline u64 atomicMin(u64* p, u64 v, EMU_AT) { return emu_atomic(EMU_MIN | EMU_WIDE, p, v, 0, f, l); }
+static inline u32 atomicCAS(u32* p, u32 c, u32 v, EMU_AT) { return (u32)emu_atomic(EMU_CAS, p, v, c, f, l); }
+DEV u32 load_relaxed(const u32* p, EMU_AT) { return (u32)emu_atomic(EMU_LOAD, (void*)p, 0, 0, f, l); }

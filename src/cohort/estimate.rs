@@ -5,6 +5,7 @@ use crate::cohort::labeller::Labeller;
 use crate::device::Device;
 use crate::ops::linear::{Epilogue, Input, Linear, linear};
 use crate::tensor::Tensor;
+use crate::tffs::plan::Plan;
 use anyhow::Result;
 use serde::Serialize;
 use std::time::Instant;
@@ -23,12 +24,17 @@ pub struct Estimate {
     pub lane_steps: usize,
     /// Labelled slices to encode, if no earlier case has left the supports behind.
     pub support_slices: usize,
+    /// Operations with supports from an earlier case, by the network's own count.
+    pub flops: f64,
     /// Seconds with supports from an earlier case, and on top of that for making them.
     pub seconds: f64,
     /// Seconds for making the supports.
     pub support_seconds: f64,
-    /// Bytes by part.
+    /// Bytes by part; on a CUDA device those of its memory.
     pub bytes: Bytes,
+    /// On a CUDA device: lanes per step, and what stands in host memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
 }
 
 /// Memory by part.
@@ -49,20 +55,23 @@ pub struct Bytes {
 }
 
 /// Operations per second of a matrix product on this device, from a fraction of a second of measuring.
-pub fn product_rate(device: &Device) -> f64 {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn product_rate(device: &Device) -> Result<f64> {
     const M: usize = 1024;
     const K: usize = 512;
-    let weights = Linear::new(&vec![0.5; K * K], K, K, None);
-    let x = Tensor::zeros(device, &[M, K]);
-    let mut y = Tensor::empty(device, &[M, K]);
+    let weights = Linear::new(device, &vec![0.5; K * K], K, K, None)?;
+    let x = Tensor::zeros(device, &[M, K])?;
+    let mut y = Tensor::empty(device, &[M, K])?;
     device.install(|| {
         let mut best = 0f64;
         for _ in 0..8 {
             let begin = Instant::now();
-            linear(Input::Plain(&x), &weights, Epilogue::NONE, &mut y);
+            linear(Input::Plain(&x), &weights, Epilogue::NONE, &mut y)?;
             best = best.max(2.0 * (M * K * K) as f64 / begin.elapsed().as_secs_f64());
         }
-        best
+        Ok(best)
     })
 }
 
@@ -73,47 +82,78 @@ impl Labeller {
     /// As labelling itself, as far as that is seen from headers and label files.
     pub fn estimate(&mut self, case: &UnlabelledCase, labelled: &[&LabelledCase], save_probabilities: bool, rate: f64) -> Result<Estimate> {
         let dims = self.query_dims(case)?;
-        let [slices, h, w] = dims;
-        let net = self.network();
-        let config = net.config.clone();
-        let (encode, per_slice) = (net.encode_flops(), net.bytes_per_query_slice());
-        let token_bytes = config.grid().pow(2) * config.mem_dim;
-        let network = 4 * net.parameters();
-        let working = net.working_bytes(self.lanes());
+        let slices = dims[0];
+        let net = self.network()?;
+        let (encode, step) = (net.encode_flops(), net.step_flops(0));
+        let per_conditioning_slice = net.step_flops(1) - step;
         let runs = self.runs_per_support(slices);
-        let (mut classes, mut conditioning, mut support_slices, mut steps, mut flops, mut supports, mut largest) = (0, 0, 0, 0, 0.0, 0, 0);
+        let (mut classes, mut support_slices, mut steps, mut flops) = (0, 0, 0, 0.0);
+        let mut per_support = Vec::with_capacity(labelled.len());
         for case in labelled {
             let counts = self.labelled_slices(case)?;
             classes = classes.max(counts.len());
             for &count in counts.iter().filter(|&&count| count > 0) {
-                conditioning += count;
                 steps += runs * slices;
-                flops += (runs * slices) as f64 * self.network().step_flops(count);
-                supports += count * 2 * token_bytes;
-                largest = largest.max(count * 4 * token_bytes);
+                flops += (runs * slices) as f64 * (step + count as f64 * per_conditioning_slice);
             }
             support_slices += counts.iter().copied().max().unwrap_or(0);
+            per_support.push((runs, counts));
         }
-        let voxels = slices * h * w;
-        let maps = voxels * (4 + 2 + 1 + 4 + 4 + 8 + if save_probabilities { 8 * classes } else { 0 });
-        let query = slices * per_slice;
-        let supports = supports + largest;
-        let seconds = (flops + slices as f64 * encode) / (rate * SHARE);
+        let (plan, bytes) = self.memory(dims, classes, &per_support, save_probabilities)?;
+        let flops = flops + slices as f64 * encode;
+        let seconds = flops / (rate * SHARE);
         Ok(Estimate {
             slices,
-            conditioning_slices: conditioning,
+            conditioning_slices: per_support.iter().flat_map(|(_, counts)| counts).sum(),
             lane_steps: steps,
             support_slices,
+            flops,
             seconds,
             support_seconds: support_slices as f64 * encode * 1.1 / (rate * SHARE),
-            bytes: Bytes {
-                network,
-                query,
-                supports,
-                maps,
-                working,
-                total: network + query + supports + maps + working,
-            },
+            bytes,
+            plan,
         })
+    }
+
+    /// Memory by part, and on a CUDA device the plan it belongs to; labelled volumes are given as (insertions, slices that show each class).
+    fn memory(
+        &self,
+        dims: [usize; 3],
+        classes: usize,
+        labelled: &[(usize, Vec<usize>)],
+        save_probabilities: bool,
+    ) -> Result<(Option<Plan>, Bytes)> {
+        let net = self.network()?;
+        if let Some(cuda) = net.device().cuda() {
+            let problem = self.problem(dims, labelled.iter().map(|(insertions, counts)| (*insertions, &counts[..])));
+            let plan = Plan::within(cuda.arena.usage().budget, self.network_bytes(), net, &problem)?;
+            let parts = plan.bytes;
+            let bytes = Bytes {
+                network: parts.network,
+                query: parts.query,
+                supports: parts.supports,
+                maps: parts.maps,
+                working: (parts.lanes + parts.working).max(parts.encoding.saturating_sub(parts.maps)),
+                total: parts.total(),
+            };
+            return Ok((Some(plan), bytes));
+        }
+        let token_bytes = net.config.grid().pow(2) * net.config.mem_dim;
+        let counts = || labelled.iter().flat_map(|(_, counts)| counts);
+        let [slices, h, w] = dims;
+        // Kept as bf16; those in use are brought to f32.
+        let supports = counts().sum::<usize>() * 2 * token_bytes + counts().max().unwrap_or(&0) * 4 * token_bytes;
+        let (network, query) = (4 * net.parameters(), slices * net.bytes_per_query_slice());
+        let maps = slices * h * w * (4 + 2 + 1 + 4 + 4 + 8 + if save_probabilities { 8 * classes } else { 0 });
+        let working = net.working_bytes(self.cpu_lanes());
+        let bytes = Bytes {
+            network,
+            query,
+            supports,
+            maps,
+            working,
+            total: network + query + supports + maps + working,
+        };
+        Ok((None, bytes))
     }
 }

@@ -1,38 +1,48 @@
 //! The labeller: the network, loaded once for a cohort, the support cache, and the way of one case from its file to its results.
 
+mod engine;
 mod results;
+
+pub use engine::Engine;
 
 use crate::cohort::case_record::{self, FileOfRecord, Timings};
 use crate::cohort::discover::{LabelledCase, UnlabelledCase};
 use crate::cohort::output::CaseFiles;
 use crate::cohort::runner::CaseOutcome;
 use crate::cohort::settings::{Settings, SliceAxis};
-use crate::device::Device;
 use crate::messages::Progress;
-use crate::sam2::{Config, Sam2, memory_bank};
+use crate::sam2::{Sam2, memory_bank};
 use crate::stop::Stop;
 use crate::tffs::ensemble::{Ensemble, Labelling};
 use crate::tffs::intensity;
 use crate::tffs::places::insertion_places;
-use crate::tffs::schedule::{ClassPlan, Hooks, Query, run_classes};
+use crate::tffs::plan::Plan;
+use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labelled, Labels};
-use crate::tffs::support::Support;
+use crate::tffs::support::{Building, Support};
 use crate::volume::{AxisMap, ReadAhead, Volume};
-use crate::weights::Checkpoint;
-use crate::{bad_input, clock, note};
+use crate::{bad_input, clock};
 use anyhow::Result;
+use engine::Built;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The loaded network and what is kept between cases.
 pub struct Labeller {
-    net: Sam2,
+    /// None after its device was lost and could not be opened again.
+    net: Option<Sam2>,
+    /// Device memory it takes.
+    network_bytes: usize,
+    engine: Engine,
     weights: FileOfRecord,
     settings: Settings,
-    lanes: usize,
-    supports: HashMap<SupportKey, Vec<Option<Support>>>,
+    supports: HashMap<SupportKey, Built>,
     labelled: HashMap<String, Arc<Checked>>,
+    /// Slices that show each class, by labelled case, view and classes.
+    shown: HashMap<(String, String, Vec<u8>), Vec<usize>>,
+    /// Whether the device is waited for after every stage.
+    waits: bool,
 }
 
 /// What a support's memory depends on: the labelled case, how its array is seen, the query's plane, the reach of pointers and the classes.
@@ -59,6 +69,8 @@ struct Use {
     case: String,
     key: SupportKey,
     places: Vec<usize>,
+    /// Slices that show each class.
+    conditioning: Vec<usize>,
     reoriented: Option<String>,
     files: (FileOfRecord, FileOfRecord),
 }
@@ -71,42 +83,28 @@ struct Opened {
 }
 
 impl Labeller {
-    /// Loads the network of `weights`; `threads` 0 means all there are, `lanes` is how many lanes step together.
+    /// Opens the device and loads the network.
     ///
     /// # Errors
-    /// Weights or a configuration that do not make a SAM 2.1 network.
-    pub fn open(weights: &Path, config: Option<&Path>, threads: usize, lanes: usize, settings: Settings) -> Result<Self> {
-        let checkpoint = Checkpoint::open(weights)?;
-        let weights = FileOfRecord {
-            file: file_name(weights),
-            sha256: checkpoint.sha256()?,
-        };
-        if config.is_none() && checkpoint.metadata("config").is_none() {
-            note!(
-                "slices are seen at {0} x {0}, as MedSAM2 was trained; for Meta's own SAM 2.1 give --config with {{\"image_size\": 1024}}",
-                Config::default().image_size
-            );
-        }
-        let device = Device::cpu(threads)?;
-        let net = Sam2::load(&checkpoint, Config::of(&checkpoint, config)?, &device)?;
+    /// A device that cannot be used; weights or a configuration that do not make a SAM 2.1 network.
+    pub fn open(engine: Engine, settings: Settings) -> Result<Self> {
+        let (net, weights) = engine.load()?;
         Ok(Self {
-            net,
+            network_bytes: net.device().memory().live,
+            net: Some(net),
+            engine,
             weights,
             settings,
-            lanes,
             supports: HashMap::new(),
             labelled: HashMap::new(),
+            shown: HashMap::new(),
+            waits: false,
         })
     }
 
-    /// The network.
-    pub fn network(&self) -> &Sam2 {
-        &self.net
-    }
-
-    /// Lanes that step together.
-    pub fn lanes(&self) -> usize {
-        self.lanes
+    /// From now on the device is waited for after every stage, so that the seconds of the stages are theirs. It takes longer.
+    pub fn wait_for_stages(&mut self) {
+        self.waits = true;
     }
 
     /// [slices, rows, columns] of a query.
@@ -156,16 +154,40 @@ impl Labeller {
         stop: &Stop,
         progress: &Progress,
     ) -> Result<CaseOutcome> {
-        let device = self.net.device().clone();
+        let mut plan = None;
+        let first = self.try_label(case, group, labelled, (out, files), &mut plan, (stop, progress));
+        let Err(error) = first else { return first };
+        match self.after_failure(&error, plan) {
+            Some(smaller) => self.try_label(case, group, labelled, (out, files), &mut Some(smaller), (stop, progress)),
+            None => Err(error),
+        }
+    }
+
+    /// Labels a case with this plan, or with the best one, which is then in its place.
+    fn try_label(
+        &mut self,
+        case: &UnlabelledCase,
+        group: &str,
+        labelled: &[&LabelledCase],
+        (out, files): (&Path, &CaseFiles),
+        plan: &mut Option<Plan>,
+        (stop, progress): (&Stop, &Progress),
+    ) -> Result<CaseOutcome> {
+        let device = self.network()?.device().clone();
         device.install(|| {
             let mut hooks = Hooks::new(stop, progress);
+            hooks.waits_for = self.waits.then(|| device.clone());
             progress.stage("reading", 0);
             let mut opened = hooks.timed("open", || self.open_query(case))?;
             let uses = self.uses(case, &opened.image, labelled, &mut opened.warnings)?;
-            let classes = uses.first().map(|u| u.key.classes.clone()).unwrap_or_default();
+            let plan = match *plan {
+                Some(plan) => plan,
+                None => *plan.insert(self.plan(opened.image.dims(), &uses)?),
+            };
             progress.stage("encoding", opened.image.dims()[0] as u64);
-            let query = self.encode(&opened.image, &mut hooks)?;
-            let labelling = self.run(&opened, &query, &uses, &classes, labelled, files.probability.is_some(), &mut hooks)?;
+            let query = self.encode(&opened.image, &plan, &mut hooks)?;
+            let labelling = self.run(&opened, &query, &uses, labelled, (files.probability.is_some(), &plan), &mut hooks)?;
+            drop(query);
             progress.stage("writing", 0);
             let record = self.record(case, group, &opened, &uses, &labelling)?;
             hooks.timed("write", || self.write(out, files, &opened.image, &labelling, &record))?;
@@ -285,7 +307,7 @@ impl Labeller {
                 names.join(", ")
             );
         }
-        let settings = &self.settings;
+        let settings = self.settings.clone();
         if let Some(place) = settings.insert_at.iter().flatten().find(|&&place| place >= slices) {
             bad_input!(
                 "--insert-at {place}: {} has {slices} slices; places run from 0 to {}",
@@ -330,15 +352,28 @@ impl Labeller {
                     case: support.name.clone(),
                     view: axes.to_string(),
                     plane: query.plane(),
-                    reach: memory_bank::pointer_reach(slices + depth, self.net.config.max_obj_ptrs_in_encoder),
+                    reach: memory_bank::pointer_reach(slices + depth, self.network()?.config.max_obj_ptrs_in_encoder),
                     classes: classes.clone(),
                 },
+                conditioning: self.conditioning(&support.name, checked, axes, &classes)?,
                 places,
                 reoriented,
                 files: (checked.image_file.clone(), checked.labels_file.clone()),
             });
         }
         Ok(uses)
+    }
+
+    /// Slices of a labelled volume that show each of the classes, counted once.
+    fn conditioning(&mut self, case: &str, checked: &Checked, axes: AxisMap, classes: &[u8]) -> Result<Vec<usize>> {
+        let key = (case.to_owned(), axes.to_string(), classes.to_vec());
+        if let Some(found) = self.shown.get(&key) {
+            return Ok(found.clone());
+        }
+        let volume = Arc::clone(&checked.labels);
+        let counts = Labels { volume, axes }.slices_per_class(classes)?;
+        self.shown.insert(key, counts.clone());
+        Ok(counts)
     }
 
     /// How a labelled volume's array is seen for a query.
@@ -349,15 +384,22 @@ impl Labeller {
         Ok(AxisMap::to_match(labelled.image.geometry(), query.volume.geometry(), &query.axes))
     }
 
-    fn encode(&self, image: &Image, hooks: &mut Hooks<'_>) -> Result<Query> {
-        let size = self.net.config.image_size;
+    fn encode(&self, image: &Image, plan: &Plan, hooks: &mut Hooks<'_>) -> Result<Query> {
+        let net = self.network()?;
+        let size = net.config.image_size;
         let mut read = image.reader(size)?;
         let slices = ReadAhead::new(0..image.dims()[0], 2, move |z| {
             let mut out = vec![0.0; size * size];
             read(z, &mut out)?;
             Ok(out)
         })?;
-        Query::encode(&self.net, slices.map(|(_, slice)| slice), image.plane(), hooks)
+        let encoding = Encoding {
+            slices: image.dims()[0],
+            plane: image.plane(),
+            batch: plan.batch,
+            spilled: plan.spilled_query,
+        };
+        Query::encode(net, slices.map(|(_, slice)| slice), encoding, hooks)
     }
 
     /// A labelled volume's memory, class by class.
@@ -367,8 +409,9 @@ impl Labeller {
         checked: &Checked,
         axes: AxisMap,
         key: &SupportKey,
+        plan: &Plan,
         stop: &Stop,
-    ) -> Result<Vec<Option<Support>>> {
+    ) -> Result<Built> {
         let labelled = Labelled {
             case: case.name.clone(),
             image: Image::new(Arc::clone(&checked.image), axes, self.window())?,
@@ -377,15 +420,17 @@ impl Labeller {
                 axes,
             },
         };
-        Support::build(
-            &self.net,
-            &labelled,
-            &key.classes,
-            key.plane,
-            key.reach,
-            self.settings.fill_holes,
-            stop,
-        )
+        let building = Building {
+            reach: key.reach,
+            fill_holes: self.settings.fill_holes,
+            spilled: plan.spilled_supports,
+            batch: plan.support_batch(),
+        };
+        let supports = Support::build(self.network()?, &labelled, &key.classes, key.plane, building, stop)?;
+        Ok(Built {
+            supports,
+            spilled: plan.spilled_supports,
+        })
     }
 
     /// Builds the supports that are missing, then runs every class.
@@ -394,9 +439,8 @@ impl Labeller {
         opened: &Opened,
         query: &Query,
         uses: &[Use],
-        classes: &[u8],
         labelled: &[&LabelledCase],
-        keep_probabilities: bool,
+        (keep_probabilities, memory): (bool, &Plan),
         hooks: &mut Hooks<'_>,
     ) -> Result<Labelling> {
         hooks.progress.stage("supports", uses.len() as u64);
@@ -409,7 +453,7 @@ impl Labeller {
                 let checked = self.checked(case)?;
                 let axes = self.view(&opened.image, &checked)?;
                 let stop = hooks.stop;
-                let built = hooks.timed("supports", || self.build_support(case, &checked, axes, &used.key, stop))?;
+                let built = hooks.timed("supports", || self.build_support(case, &checked, axes, &used.key, memory, stop))?;
                 self.supports.insert(used.key.clone(), built);
             }
             hooks.progress.advance(1);
@@ -417,15 +461,22 @@ impl Labeller {
         let plan = |(index, &class): (usize, &u8)| {
             let supports = uses
                 .iter()
-                .filter_map(|used| Some((self.supports.get(&used.key)?.get(index)?.as_ref()?, &used.places[..])));
+                .filter_map(|used| Some((self.supports.get(&used.key)?.supports.get(index)?.as_ref()?, &used.places[..])));
             ClassPlan {
                 class,
                 supports: supports.collect(),
             }
         };
+        let classes: &[u8] = uses.first().map_or(&[], |used| &used.key.classes);
+        let net = self.network()?;
         let plans: Vec<ClassPlan<'_>> = classes.iter().enumerate().map(plan).collect();
-        let ensemble = Ensemble::new(opened.image.dims(), self.settings.threshold as f32, keep_probabilities);
-        let done = run_classes(&self.net, query, &plans, (self.lanes, self.settings.fill_holes), ensemble, hooks)?;
+        let ensemble = Ensemble::new(
+            net.device(),
+            opened.image.dims(),
+            self.settings.threshold as f32,
+            keep_probabilities,
+        )?;
+        let done = run_classes(net, query, &plans, (memory.lanes, self.settings.fill_holes), ensemble, hooks)?;
         hooks.timed("components", || done.finish(self.settings.largest_component))
     }
 }

@@ -6,6 +6,7 @@ use crate::cohort::runner::Exit;
 use crate::messages::{self, Talk};
 use anyhow::Result;
 
+mod bench;
 mod demo;
 mod info;
 mod phantom;
@@ -23,6 +24,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Demo(args) => demo::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Weights(command) => weights::run(command),
+        Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),
     }
 }
@@ -36,15 +38,17 @@ fn thread_count(threads: Option<usize>) -> Result<usize> {
     }
 }
 
-/// Checks `--device`: `auto` and `cpu` are the CPU, everything else is refused with the reason.
-fn require_cpu(device: &str) -> Result<()> {
-    let is_cuda = |device: &str| device == "cuda" || device.strip_prefix("cuda:").is_some_and(|number| number.parse::<u32>().is_ok());
-    match device {
-        "auto" | "cpu" => Ok(()),
-        cuda if is_cuda(cuda) => bad_input!(
-            "--device {cuda}: labelling on CUDA is not there yet (the runtime and its first kernels are; attention, convolutions and the schedule are missing); use --device cpu"
-        ),
-        other => bad_input!("--device {other}: the devices are auto, cpu and cuda[:N]"),
+/// A number of bytes such as `10GiB`, `9.5G` or `4000MiB`; units are powers of 1024.
+fn byte_count(text: &str) -> Result<usize> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "gib" | "gb" | "g" => 1_u64 << 30,
+        "mib" | "mb" | "m" => 1 << 20,
+        _ => bad_input!("--memory {text}: give a size with its unit, such as 10GiB or 4000MiB"),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(count) if count > 0.0 && count < 1e6 => Ok((count * unit as f64) as usize),
+        _ => bad_input!("--memory {text}: give a size with its unit, such as 10GiB or 4000MiB"),
     }
 }
 
@@ -53,15 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_told_apart() {
-        assert!(require_cpu("auto").is_ok() && require_cpu("cpu").is_ok());
-        for (device, reason) in [
-            ("cuda", "labelling on CUDA is not there yet"),
-            ("cuda:1", "labelling on CUDA is not there yet"),
-            ("cuda:x", "the devices are"),
-            ("gpu", "the devices are"),
-        ] {
-            assert!(require_cpu(device).unwrap_err().to_string().contains(reason), "{device}");
+    fn sizes_have_units() {
+        assert_eq!(byte_count("10GiB").unwrap(), 10 << 30);
+        assert_eq!(byte_count("9.5g").unwrap(), 19 << 29);
+        assert_eq!(byte_count("512 MiB").unwrap(), 512 << 20);
+        for wrong in ["10", "GiB", "-1GiB", "1TiB", "nanGiB", "0G", "1e9G", ""] {
+            assert!(byte_count(wrong).unwrap_err().to_string().contains("such as 10GiB"), "{wrong}");
         }
     }
 

@@ -2,23 +2,21 @@
 
 mod dry_run;
 
-use super::{require_cpu, thread_count};
+use super::{byte_count, thread_count};
 use crate::cli::{AxisArg, PseudoLabelArgs};
 use crate::cohort::discover::{self, Cohort, LabelledCase, UnlabelledCase};
 use crate::cohort::groups::{self, Assignment, Grouping};
 use crate::cohort::journal::Journal;
-use crate::cohort::labeller::Labeller;
+use crate::cohort::labeller::{Engine, Labeller};
 use crate::cohort::output::{self, CaseFiles};
 use crate::cohort::runner::{self, Conditions, Exit, Task};
 use crate::cohort::settings::{Settings, SliceAxis, Window};
 use crate::cohort::signals;
+use crate::device::open::Opening;
 use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::{bad_input, note, warning};
 use anyhow::{Result, anyhow};
-
-/// Lanes that step together unless told otherwise: as many as the usual insertions of one labelled volume.
-const LANES: usize = 5;
 
 /// What is particular to one case.
 struct Query {
@@ -32,7 +30,7 @@ struct Query {
 struct Plan<'a> {
     args: &'a PseudoLabelArgs,
     settings: Settings,
-    threads: usize,
+    opening: Opening,
     cohort: Cohort,
     grouping: Grouping,
     tasks: Vec<Task<Query>>,
@@ -41,14 +39,13 @@ struct Plan<'a> {
 impl Plan<'_> {
     /// Loads the network.
     fn labeller(&self) -> Result<Labeller> {
-        let lanes = self.args.lanes.unwrap_or(LANES);
-        Labeller::open(
-            &self.args.weights,
-            self.args.config.as_deref(),
-            self.threads,
-            lanes,
-            self.settings.clone(),
-        )
+        let engine = Engine {
+            weights: self.args.weights.clone(),
+            config: self.args.config.clone(),
+            opening: self.opening.clone(),
+            lanes: self.args.lanes,
+        };
+        Labeller::open(engine, self.settings.clone())
     }
 
     /// The labelled volumes of a case.
@@ -94,8 +91,13 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
 
 /// Typed arguments to validated ones, and the cases they name.
 fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
-    require_cpu(&args.device)?;
-    let threads = thread_count(args.threads)?;
+    let opening = Opening {
+        choice: args.device.parse()?,
+        threads: thread_count(args.threads)?,
+        memory: args.memory.as_deref().map(byte_count).transpose()?,
+        kernel_cache: args.kernel_cache.clone(),
+        multiprocessors: None,
+    };
     let settings = settings(args)?;
     let files = [Some(&args.weights), args.config.as_ref()];
     if let Some(file) = files.into_iter().flatten().find(|file| !file.is_file()) {
@@ -124,7 +126,7 @@ fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
     Ok(Plan {
         args,
         settings,
-        threads,
+        opening,
         cohort,
         grouping,
         tasks,

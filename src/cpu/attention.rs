@@ -34,6 +34,19 @@ pub struct Windows {
     /// Rows from one item to the next.
     pub query_rows: usize,
     pub key_rows: usize,
+    /// How they came about.
+    pub layout: Layout,
+}
+
+/// Which queries see which keys, for each item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// All see all.
+    #[default]
+    Whole,
+    /// Windows of side `window` of a side x side map of keys; with `pools`, queries come from a map of half the side.
+    #[allow(missing_docs)]
+    Partition { side: usize, window: usize, pools: bool },
 }
 
 impl Windows {
@@ -47,6 +60,7 @@ impl Windows {
             padding: vec![0],
             query_rows: queries,
             key_rows: keys,
+            layout: Layout::Whole,
         }
     }
 
@@ -56,6 +70,7 @@ impl Windows {
         let mut out = Self {
             query_start: vec![0],
             key_start: vec![0],
+            layout: Layout::Partition { side, window, pools },
             ..Self::default()
         };
         let step = if pools { 2 } else { 1 };

@@ -66,20 +66,6 @@ pub struct Memory<'a> {
     pub start: Option<&'a [f32]>,
 }
 
-impl<'a> Memory<'a> {
-    /// The same memory with `state`, if any, in the place of the conditioning tokens it was made of.
-    pub fn after(&self, state: Option<&'a [f32]>) -> Self {
-        match state {
-            Some(_) => Self {
-                conditioning: Slices::NONE,
-                start: state,
-                ..*self
-            },
-            None => *self,
-        }
-    }
-}
-
 impl Slices<'_> {
     /// No slice.
     pub const NONE: Self = Slices {

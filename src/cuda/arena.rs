@@ -4,6 +4,8 @@
 //! buffer is an allocation of its own instead ([`Arena::separate`]), for the checker to see its bounds; the count is the same.
 
 use super::driver::{DevicePointer, Driver};
+use super::failure::OutOfMemory;
+use super::transfer::{PinnedBuffer, Transfer};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,7 +94,7 @@ impl Arena {
     /// A buffer of this many bytes with undefined content.
     ///
     /// # Errors
-    /// When it would exceed the budget, or no gap is large enough; with the numbers.
+    /// [`OutOfMemory`] when it would exceed the budget, or no gap is large enough; with the numbers.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
         let Some(length) = bytes.max(1).checked_next_multiple_of(ALIGNMENT) else {
             bail!("a buffer of {bytes} bytes is beyond any device");
@@ -146,11 +148,14 @@ impl State {
             .map(|(offset, free)| (*offset, *free));
         let Some((offset, free)) = found else {
             let largest = self.free.values().max().copied().unwrap_or(0);
-            bail!(
-                "device memory: {length} bytes asked, {} of {budget} in use by {} buffers, largest gap {largest}; raise the budget, or give the device less to do at once",
-                self.live,
-                self.buffers
-            );
+            return Err(OutOfMemory {
+                asked: length,
+                live: self.live,
+                budget,
+                buffers: self.buffers,
+                largest_gap: largest,
+            }
+            .into());
         };
         self.free.remove(&offset);
         if free > length {
@@ -203,13 +208,64 @@ impl Buffer {
     /// # Errors
     /// When it is longer than the buffer; of the driver.
     pub fn copy_in(&self, content: &[u8]) -> Result<()> {
+        self.check_length(content.len())?;
+        self.arena.0.driver.copy_in(self.pointer, content)
+    }
+
+    /// Starts a copy of the first `bytes` of `from` to the beginning of the buffer, beside the kernels; see [`Transfer`]. The buffer must outlive it.
+    ///
+    /// # Errors
+    /// When it is longer than the buffer; of the driver.
+    pub fn upload(&self, from: PinnedBuffer, bytes: usize) -> Result<Transfer> {
+        self.check_length(bytes)?;
+        self.arena.0.driver.upload(self.pointer, from, bytes)
+    }
+
+    /// Starts a copy of the first `bytes` of the buffer to the beginning of `to`, beside the kernels; see [`Transfer`]. The buffer must outlive it.
+    ///
+    /// # Errors
+    /// When it is longer than the buffer; of the driver.
+    pub fn download(&self, to: PinnedBuffer, bytes: usize) -> Result<Transfer> {
+        self.check_length(bytes)?;
+        self.arena.0.driver.download(to, self.pointer, bytes)
+    }
+
+    fn check_length(&self, bytes: usize) -> Result<()> {
         ensure!(
-            content.len() <= self.bytes,
-            "{} bytes do not fit into a device buffer of {}",
-            content.len(),
+            bytes <= self.bytes,
+            "{bytes} bytes do not fit into a device buffer of {}",
             self.bytes
         );
-        self.arena.0.driver.copy_in(self.pointer, content)
+        Ok(())
+    }
+
+    /// Copies `bytes` bytes from offset `from_at` of another buffer of the device to offset `at` of this one; in the order of launches, without waiting.
+    ///
+    /// # Errors
+    /// A range outside its buffer; of the driver.
+    pub fn copy_from(&self, at: usize, from: &Buffer, from_at: usize, bytes: usize) -> Result<()> {
+        let inside = |at: usize, buffer: &Buffer| at.checked_add(bytes).is_some_and(|end| end <= buffer.bytes);
+        ensure!(
+            inside(at, self) && inside(from_at, from),
+            "copy of {bytes} bytes from {from_at} of a device buffer of {} to {at} of one of {}",
+            from.bytes,
+            self.bytes
+        );
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.arena
+            .0
+            .driver
+            .copy_within(self.pointer.offset(at), from.pointer.offset(from_at), bytes)
+    }
+
+    /// Fills it with zeros, in the order of launches.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub fn clear(&self) -> Result<()> {
+        self.arena.0.driver.clear(self.pointer, self.bytes)
     }
 
     /// The whole content, after all work launched so far.

@@ -39,6 +39,11 @@ impl KernelCache {
         sha256::of_bytes(&[parts.as_bytes()])
     }
 
+    /// Whether something is kept under `key`, damaged or not.
+    pub fn has(&self, key: &str) -> bool {
+        self.path(key).exists()
+    }
+
     /// The content kept under `key`, or else what `build` makes, which is kept.
     ///
     /// # Errors
@@ -53,7 +58,7 @@ impl KernelCache {
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
             warning!(
-                "compiled kernels cannot be kept, each start compiles anew; free space there, or set XDG_CACHE_HOME to another folder: {error:#}"
+                "compiled kernels cannot be kept, each start compiles anew; free space there, or name another folder by --kernel-cache: {error:#}"
             );
         }
         Ok(content)

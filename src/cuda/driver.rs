@@ -1,5 +1,7 @@
 //! The driver: the small seam between this program and whatever runs its kernels, a GPU ([`super::gpu`]) or the emulator of the tests.
 
+use super::graph::Graph;
+use super::transfer::{PinnedBuffer, Transfer};
 use anyhow::Result;
 use std::fmt;
 
@@ -37,6 +39,17 @@ pub struct Limits {
     pub threads: u32,
     pub shared_bytes: u32,
     pub multiprocessors: u32,
+}
+
+/// Memory of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All there is.
+    pub total: usize,
+    /// What can still be allocated.
+    pub free: usize,
+    /// What this process has of it at most: context, modules, allocations. Other processes have the rest.
+    pub own: usize,
 }
 
 /// The arguments of a kernel in their order, by value.
@@ -84,16 +97,28 @@ impl Arguments {
         &self.sizes
     }
 
+    /// Those of eight bytes: addresses, as kernels have no other parameters of that size.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = u64> {
+        let both = self.values.iter().zip(&self.sizes);
+        both.filter(|(_, size)| **size == 8).map(|(value, _)| u64::from_le(*value))
+    }
+
     /// Pointers to the values, as the driver wants them; good as long as `self` stays where it is.
     pub(super) fn pointers(&mut self) -> Vec<*mut std::ffi::c_void> {
         self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect()
     }
 }
 
-/// Runs kernels: a GPU or the emulator. Work is in the order of the calls; nothing but [`Driver::copy_out`] and [`Driver::synchronise`] waits for it.
+/// Runs kernels: a GPU, the emulator, or nothing ([`super::null`]). A kernel that fails makes the error [`super::failure::DeviceLost`] here or in a later call. Work is in the order of the calls; nothing but [`Driver::copy_out`] and [`Driver::synchronise`] waits for it.
 pub trait Driver: Send + Sync {
     /// The kind of device, on which the bytes of results depend, such as `cuda sm_80`.
     fn kind(&self) -> String;
+
+    /// Memory now.
+    ///
+    /// # Errors
+    /// Of the driver.
+    fn memory(&self) -> Result<Memory>;
 
     /// Limits of a launch.
     fn limits(&self) -> Limits;
@@ -101,7 +126,7 @@ pub trait Driver: Send + Sync {
     /// Memory of this many bytes, aligned to 256; its content is undefined.
     ///
     /// # Errors
-    /// When there is none left.
+    /// [`super::failure::OutOfMemory`] when there is none left.
     fn allocate(&self, bytes: usize) -> Result<DevicePointer>;
 
     /// Gives memory back. Kernels that use it must have been waited for or stand before this call.
@@ -113,11 +138,23 @@ pub trait Driver: Send + Sync {
     /// Of the driver.
     fn copy_in(&self, to: DevicePointer, from: &[u8]) -> Result<()>;
 
-    /// Waits for all work, then copies from the device.
+    /// Waits for all launches, then copies from the device.
     ///
     /// # Errors
     /// Of the driver, and those of kernels launched before.
     fn copy_out(&self, to: &mut [u8], from: DevicePointer) -> Result<()>;
+
+    /// Copies within the device, in the order of the launches, without waiting; the ranges do not overlap.
+    ///
+    /// # Errors
+    /// Of the driver.
+    fn copy_within(&self, to: DevicePointer, from: DevicePointer, bytes: usize) -> Result<()>;
+
+    /// Sets bytes to zero, in the order of the launches, without waiting.
+    ///
+    /// # Errors
+    /// Of the driver.
+    fn clear(&self, at: DevicePointer, bytes: usize) -> Result<()>;
 
     /// Starts a kernel; use [`super::launch::Runtime::launch`], which checks first.
     ///
@@ -125,11 +162,41 @@ pub trait Driver: Send + Sync {
     /// Of the driver.
     fn launch(&self, entry: &str, shape: Shape, arguments: Arguments) -> Result<()>;
 
-    /// Waits until all work is done.
+    /// Waits until all work is done, transfers included.
     ///
     /// # Errors
     /// Those of kernels launched before.
     fn synchronise(&self) -> Result<()>;
+
+    /// Host memory for [`Driver::upload`] and [`Driver::download`]; its content is some bytes or other.
+    ///
+    /// # Errors
+    /// When there is none left.
+    fn pinned(&self, bytes: usize) -> Result<PinnedBuffer>;
+
+    /// Starts a copy of the first `bytes` of `from` to the device, after all work launched so far and beside what is launched later; see [`Transfer`].
+    ///
+    /// # Errors
+    /// Of the driver.
+    fn upload(&self, to: DevicePointer, from: PinnedBuffer, bytes: usize) -> Result<Transfer>;
+
+    /// Starts a copy from the device to the first `bytes` of `to`, after all work launched so far and beside what is launched later; see [`Transfer`].
+    ///
+    /// # Errors
+    /// Of the driver.
+    fn download(&self, to: PinnedBuffer, from: DevicePointer, bytes: usize) -> Result<Transfer>;
+
+    /// Records the launches and copies within the device that `work` makes, instead of running them. It makes no others meanwhile, and nor does another thread.
+    ///
+    /// # Errors
+    /// Those of `work`, what cannot be recorded, and of the driver; then nothing is recorded, and the driver goes on as before.
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph>;
+
+    /// Starts recorded work again.
+    ///
+    /// # Errors
+    /// Of the driver.
+    fn replay(&self, graph: &Graph) -> Result<()>;
 }
 
 impl fmt::Display for Shape {

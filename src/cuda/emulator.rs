@@ -1,19 +1,22 @@
 //! The emulator as a driver, for tests: the kernels compiled as host C++ and run on fibers (`kernels/host`), with a checker under the feature `emu-check`.
 
-use super::driver::{Arguments, DevicePointer, Driver, Limits, Shape};
+use super::driver::{Arguments, DevicePointer, Driver, Limits, Memory, Shape};
+use super::failure::{DeviceLost, OutOfMemory};
+use super::graph::{self, Graph, Recorder, Step};
+use super::transfer::{Pending, PinnedBuffer, Transfer, check_host};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use libloading::Library;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An order of events that hardware may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// Which warps, lanes and blocks go first.
     pub order: Order,
-    /// Whether cp.async copies at its issue, or at the wait.
+    /// Whether cp.async copies at its issue, or at the wait; likewise transfers.
     pub early_copies: bool,
 }
 
@@ -74,6 +77,9 @@ type Find = unsafe extern "C" fn(*const c_char) -> *const Kernel;
 type Stats = unsafe extern "C" fn(*mut u64);
 type Launch = unsafe extern "C" fn(*const Kernel, *const u32, *const u32, u32, *mut *mut c_void, *mut c_char, usize) -> c_int;
 
+/// Bytes of addresses that the emulator hands out in its life: `VA` of kernels/host/memory.hpp.
+const ADDRESSES: usize = 1 << 38;
+
 /// Shared memory of a block on sm_80.
 const SHARED_BYTES: u32 = 163 << 10;
 
@@ -90,11 +96,11 @@ pub struct Emulator {
     set_options: SetOptions,
     malloc: Malloc,
     free: Free,
-    mark_init: MarkInit,
     find: Find,
     launch: Launch,
     stats: Stats,
-    allocations: Mutex<BTreeMap<u64, usize>>,
+    space: Arc<Space>,
+    recorder: Recorder,
 }
 
 impl Emulator {
@@ -127,17 +133,21 @@ impl Emulator {
             set_options: symbol!(b"emu_set_opts"),
             malloc: symbol!(b"emu_malloc"),
             free: symbol!(b"emu_free"),
-            mark_init: symbol!(b"emu_mark_init"),
             find: symbol!(b"emu_find"),
             launch: symbol!(b"emu_launch"),
             stats: symbol!(b"emu_stats"),
-            allocations: Mutex::default(),
+            space: Arc::new(Space {
+                allocations: Mutex::default(),
+                mark_init: symbol!(b"emu_mark_init"),
+            }),
+            recorder: Recorder::default(),
         })
     }
 
     /// Phases of ldmatrix so far, and the wavefronts of shared memory they took: as many if there were no bank conflicts. Counted under `emu-check`.
     pub fn ldmatrix_phases_and_wavefronts(&self) -> (u64, u64) {
         let mut counts = [0; 2];
+        let _held = lock(&ONE_AT_A_TIME); // a launch counts one before the other
         // SAFETY: it writes two numbers.
         unsafe { (self.stats)(counts.as_mut_ptr()) };
         (counts[0], counts[1])
@@ -157,7 +167,25 @@ impl Emulator {
         unsafe { (self.set_options)(&raw const options) };
     }
 
-    /// Whether these bytes lie inside one allocation.
+    fn transfer(&self, device: DevicePointer, bytes: usize, is_upload: bool) -> Late {
+        Late {
+            space: self.space.clone(),
+            device,
+            bytes,
+            is_upload,
+            is_done: false,
+        }
+    }
+}
+
+/// The device's memory, which is the host's; transfers under way share it.
+struct Space {
+    allocations: Mutex<BTreeMap<u64, usize>>,
+    mark_init: MarkInit,
+}
+
+impl Space {
+    /// Refuses bytes that do not lie inside one allocation.
     fn check_inside(&self, pointer: DevicePointer, bytes: usize) -> Result<()> {
         let allocations = lock(&self.allocations);
         let inside = allocations
@@ -167,7 +195,65 @@ impl Emulator {
         ensure!(inside, "copy of {bytes} bytes at {:#x}: not inside an allocation", pointer.raw());
         Ok(())
     }
+
+    /// Fills memory with poison that does not count as written.
+    fn poison(&self, to: DevicePointer, bytes: usize) -> Result<()> {
+        self.check_inside(to, bytes)?;
+        let _held = lock(&ONE_AT_A_TIME);
+        // SAFETY: inside an allocation of the emulator, whose memory is the host's.
+        unsafe { std::ptr::write_bytes(to.raw() as *mut u8, POISON, bytes) };
+        Ok(())
+    }
+
+    fn write(&self, to: DevicePointer, from: &[u8]) -> Result<()> {
+        self.check_inside(to, from.len())?;
+        let to = to.raw() as *mut u8;
+        let _held = lock(&ONE_AT_A_TIME);
+        // SAFETY: as above.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+            (self.mark_init)(to, from.len());
+        }
+        Ok(())
+    }
+
+    fn read(&self, to: &mut [u8], from: DevicePointer) -> Result<()> {
+        self.check_inside(from, to.len())?;
+        let _held = lock(&ONE_AT_A_TIME);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(from.raw() as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
 }
+
+/// A transfer that has not happened yet: hardware may copy as late as when somebody waits, as it may copy at once. What reads too early, or overwrites too
+/// early, gives other bytes under one of the two.
+struct Late {
+    space: Arc<Space>,
+    device: DevicePointer,
+    bytes: usize,
+    is_upload: bool,
+    is_done: bool,
+}
+
+impl Pending for Late {
+    fn join(&mut self, host: &mut PinnedBuffer) -> Result<()> {
+        self.wait(host)
+    }
+
+    fn wait(&mut self, host: &mut PinnedBuffer) -> Result<()> {
+        if std::mem::replace(&mut self.is_done, true) {
+            return Ok(());
+        }
+        match self.is_upload {
+            true => self.space.write(self.device, &host[..self.bytes]),
+            false => self.space.read(&mut host[..self.bytes], self.device),
+        }
+    }
+}
+
+/// What memory holds that a transfer has not reached: NaN in all formats.
+const POISON: u8 = 0xff;
 
 impl Driver for Emulator {
     fn kind(&self) -> String {
@@ -182,41 +268,73 @@ impl Driver for Emulator {
         }
     }
 
+    fn memory(&self) -> Result<Memory> {
+        let own = lock(&self.space.allocations).values().sum();
+        Ok(Memory {
+            total: ADDRESSES,
+            free: ADDRESSES - own,
+            own,
+        })
+    }
+
     fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
+        self.recorder.refuse("an allocation")?;
         let held = lock(&ONE_AT_A_TIME);
         self.choose(&held);
         // SAFETY: any size may be asked for.
         let address = unsafe { (self.malloc)(bytes) } as u64;
-        ensure!(address != 0, "the emulator has no {bytes} bytes left");
-        lock(&self.allocations).insert(address, bytes);
+        if address == 0 {
+            let live = lock(&self.space.allocations).values().sum();
+            return Err(OutOfMemory::of_device(bytes, live, ADDRESSES).into());
+        }
+        lock(&self.space.allocations).insert(address, bytes);
         Ok(DevicePointer::from_raw(address))
     }
 
     fn free(&self, pointer: DevicePointer) {
         let _held = lock(&ONE_AT_A_TIME);
-        if lock(&self.allocations).remove(&pointer.raw()).is_some() {
+        if lock(&self.space.allocations).remove(&pointer.raw()).is_some() {
             // SAFETY: it came from `malloc` and is freed once.
             unsafe { (self.free)(pointer.raw() as *mut u8) };
         }
     }
 
     fn copy_in(&self, to: DevicePointer, from: &[u8]) -> Result<()> {
-        self.check_inside(to, from.len())?;
-        let to = to.raw() as *mut u8;
+        self.recorder.refuse("a copy to the device")?;
+        self.space.write(to, from)
+    }
+
+    fn copy_out(&self, to: &mut [u8], from: DevicePointer) -> Result<()> {
+        self.recorder.refuse("a copy from the device")?;
+        self.space.read(to, from)
+    }
+
+    fn copy_within(&self, to: DevicePointer, from: DevicePointer, bytes: usize) -> Result<()> {
+        self.space.check_inside(to, bytes)?;
+        self.space.check_inside(from, bytes)?;
+        if self.recorder.takes(|| Step::CopyWithin(to, from, bytes)) {
+            return Ok(());
+        }
+        let (to, from) = (to.raw() as *mut u8, from.raw() as *const u8);
         let _held = lock(&ONE_AT_A_TIME);
-        // SAFETY: inside an allocation of the emulator, whose memory is the host's.
+        // SAFETY: both lie inside allocations of the emulator, whose memory is the host's.
         unsafe {
-            std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
-            (self.mark_init)(to, from.len());
+            std::ptr::copy(from, to, bytes);
+            (self.space.mark_init)(to, bytes);
         }
         Ok(())
     }
 
-    fn copy_out(&self, to: &mut [u8], from: DevicePointer) -> Result<()> {
-        self.check_inside(from, to.len())?;
+    fn clear(&self, at: DevicePointer, bytes: usize) -> Result<()> {
+        self.recorder.refuse("clearing memory")?;
+        self.space.check_inside(at, bytes)?;
+        let at = at.raw() as *mut u8;
         let _held = lock(&ONE_AT_A_TIME);
-        // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(from.raw() as *const u8, to.as_mut_ptr(), to.len()) };
+        // SAFETY: inside an allocation of the emulator, whose memory is the host's.
+        unsafe {
+            std::ptr::write_bytes(at, 0, bytes);
+            (self.space.mark_init)(at, bytes);
+        }
         Ok(())
     }
 
@@ -230,6 +348,9 @@ impl Driver for Emulator {
         let sizes = unsafe { std::slice::from_raw_parts(kernel.sizes, kernel.parameters as usize) };
         if !sizes.iter().map(|size| usize::from(*size)).eq(arguments.sizes().iter().copied()) {
             bail!("arguments of {:?} bytes for C++ parameters of {sizes:?}", arguments.sizes());
+        }
+        if self.recorder.takes(|| Step::Launch(entry.into(), shape, arguments.clone())) {
+            return Ok(());
         }
         self.choose(&held);
         let (mut pointers, threads) = (arguments.pointers(), [shape.threads, 1, 1]);
@@ -248,15 +369,50 @@ impl Driver for Emulator {
             )
         };
         if status != 0 {
-            bail!(
-                "{}",
-                CStr::from_bytes_until_nul(&message).map(CStr::to_string_lossy).unwrap_or_default()
-            );
+            let reason = CStr::from_bytes_until_nul(&message)
+                .map(CStr::to_string_lossy)
+                .unwrap_or_default()
+                .into_owned();
+            return Err(DeviceLost { reason }.into());
         }
         Ok(())
     }
 
     fn synchronise(&self) -> Result<()> {
-        Ok(())
+        self.recorder.refuse("waiting")
+    }
+
+    fn pinned(&self, bytes: usize) -> Result<PinnedBuffer> {
+        Ok(PinnedBuffer::new(vec![POISON; bytes]))
+    }
+
+    fn upload(&self, to: DevicePointer, mut from: PinnedBuffer, bytes: usize) -> Result<Transfer> {
+        check_host(&from, bytes)?;
+        self.recorder.refuse("a copy to the device")?;
+        self.space.poison(to, bytes)?;
+        let mut pending = self.transfer(to, bytes, true);
+        if self.schedule.early_copies {
+            pending.wait(&mut from)?;
+        }
+        Ok(Transfer::new(from, pending))
+    }
+
+    fn download(&self, mut to: PinnedBuffer, from: DevicePointer, bytes: usize) -> Result<Transfer> {
+        check_host(&to, bytes)?;
+        self.recorder.refuse("a copy from the device")?;
+        self.space.check_inside(from, bytes)?;
+        let mut pending = self.transfer(from, bytes, false);
+        if self.schedule.early_copies {
+            pending.wait(&mut to)?;
+        }
+        Ok(Transfer::new(to, pending))
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        self.recorder.capture(work)
+    }
+
+    fn replay(&self, graph: &Graph) -> Result<()> {
+        graph::replay_steps(self, graph)
     }
 }

@@ -1,10 +1,12 @@
 //! The one launch function: what is asked is checked, then launched, and traced under `HPC_SEG_TRACE=2`.
 
 use super::driver::{Arguments, Driver, Limits, Shape};
+use super::graph::Graph;
 use super::sources;
 use crate::note;
 use anyhow::{Context, Result, ensure};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// A driver with checked launches.
@@ -12,6 +14,8 @@ use std::time::Instant;
 pub struct Runtime {
     driver: Arc<dyn Driver>,
     traced: bool,
+    /// While launches are recorded there is nothing to time.
+    capturing: Arc<AtomicBool>,
 }
 
 /// Work of one launch, for its trace row.
@@ -32,6 +36,7 @@ impl Runtime {
         Self {
             driver,
             traced: level >= 2,
+            capturing: Arc::default(),
         }
     }
 
@@ -46,13 +51,9 @@ impl Runtime {
     /// An unknown kernel, arguments that are not the kernel's, a shape beyond the device, and what the driver says; with kernel and shapes.
     pub fn launch(&self, entry: &str, shape: Shape, arguments: Arguments, problem: &str, work: Work) -> Result<()> {
         let parameters = &sources::specialisation(entry)?.parameters;
-        ensure!(
-            arguments.sizes() == parameters,
-            "kernel {entry} ({problem}): arguments of {:?} bytes for parameters of {parameters:?}",
-            arguments.sizes()
-        );
+        check_arguments(parameters, &arguments).with_context(|| format!("kernel {entry} ({problem})"))?;
         fits(shape, self.driver.limits()).with_context(|| format!("kernel {entry} ({problem}) cannot be launched"))?;
-        if !self.traced {
+        if !self.traced || self.capturing.load(Ordering::Relaxed) {
             return self.started(entry, shape, arguments, problem);
         }
         self.driver.synchronise()?;
@@ -66,6 +67,36 @@ impl Runtime {
         Ok(())
     }
 
+    /// Records the launches of `work` instead of running them; see [`Driver::capture`].
+    ///
+    /// # Errors
+    /// Those of [`Driver::capture`].
+    pub fn capture(&self, mut work: impl FnMut() -> Result<()>) -> Result<Graph> {
+        self.capturing.store(true, Ordering::Relaxed);
+        let graph = self.driver.capture(&mut work);
+        self.capturing.store(false, Ordering::Relaxed);
+        graph.context("recording a graph of launches")
+    }
+
+    /// Starts recorded launches again; `name` is what they are called in errors and in the trace, where they are one row.
+    ///
+    /// # Errors
+    /// Those of [`Driver::replay`].
+    pub fn replay(&self, graph: &Graph, name: &str, work: Work) -> Result<()> {
+        let failed = || format!("graph {name} failed");
+        if !self.traced {
+            return self.driver.replay(graph).with_context(failed);
+        }
+        self.driver.synchronise()?;
+        let start = Instant::now();
+        self.driver
+            .replay(graph)
+            .and_then(|()| self.driver.synchronise())
+            .with_context(failed)?;
+        note!("{}", trace_row("graph", name, start.elapsed().as_secs_f64().max(1e-9), work));
+        Ok(())
+    }
+
     fn started(&self, entry: &str, shape: Shape, arguments: Arguments, problem: &str) -> Result<()> {
         self.driver
             .launch(entry, shape, arguments)
@@ -73,8 +104,15 @@ impl Runtime {
     }
 }
 
+/// Whether arguments have the sizes of a kernel's parameters.
+pub(super) fn check_arguments(parameters: &[usize], arguments: &Arguments) -> Result<()> {
+    let sizes = arguments.sizes();
+    ensure!(sizes == parameters, "arguments of {sizes:?} bytes for parameters of {parameters:?}");
+    Ok(())
+}
+
 /// Whether a device of these limits takes a launch of this shape.
-fn fits(shape: Shape, limits: Limits) -> Result<()> {
+pub(super) fn fits(shape: Shape, limits: Limits) -> Result<()> {
     let [x, y, z] = shape.blocks;
     ensure!(x > 0 && y > 0 && z > 0 && shape.threads > 0, "{shape}: nothing to do");
     // CUDA Programming Guide, "Technical Specifications per Compute Capability": the same for all.

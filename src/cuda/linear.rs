@@ -1,12 +1,31 @@
-//! Launching `linear`: y = residual + activation(x W^T + bias) on the tensor cores, the twin of [`crate::ops::linear`].
+//! Launching `linear`: y = residual + activation(x' W^T + bias), then LayerNorm (+ GELU) of the finished row if asked, on the tensor cores; x' = x,
+//! LayerNorm(x) or x + position. The twin of [`crate::ops::linear`].
+
+mod tiles;
 
 use super::arena::Buffer;
 use super::driver::{Arguments, Shape};
 use super::launch::{Runtime, Work};
 use anyhow::{Result, ensure};
+pub(super) use tiles::dynamic_shared_bytes;
+pub use tiles::{TILES, Tile, choose};
 
-/// Columns of x per stage; DEPTH in kernels/linear.cu.
-const DEPTH: usize = 32;
+/// What the rows are multiplied as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Prologue {
+    /// Themselves.
+    Plain,
+    /// Their LayerNorm.
+    Norm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// Row r plus row r mod `rows` of another matrix (a position shared by all items of a batch).
+    Sum {
+        /// Rows of that matrix.
+        rows: usize,
+    },
+}
 
 /// What follows the product and bias; the numbers are those of kernels/linear.cu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +36,35 @@ pub enum Activation {
     Gelu = 2,
 }
 
-/// A product: x [rows, inner], W [columns, inner], y [rows, columns].
-#[derive(Clone, Copy, Debug)]
+/// What y is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
+pub enum Output {
+    Bf16,
+    F32,
+}
+
+/// A product: x' [rows, inner], W [columns, inner], y [rows, columns].
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Linear {
+    /// Of y.
     pub rows: usize,
+    /// Of y.
     pub columns: usize,
+    /// Columns of x and W.
     pub inner: usize,
+    /// Whether an index list says which row of x each row is made of.
+    pub gathered: bool,
+    /// What the rows are multiplied as.
+    pub prologue: Prologue,
+    /// After the bias.
     pub activation: Activation,
+    /// LayerNorm of the finished row, with this eps.
+    pub norm_after: Option<f32>,
+    /// GELU after that norm.
+    pub gelu: bool,
+    /// What y is made of.
+    pub output: Output,
 }
 
 /// What is added to the product.
@@ -34,198 +74,251 @@ pub enum Residual<'a> {
     None,
     /// Row r mod this number of rows of a buffer [rows, columns] bf16.
     Rows(&'a Buffer, usize),
-    /// What y holds.
+    /// What y holds (bf16).
     Accumulate,
 }
 
-/// A specialisation of the kernel and what its constants are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Factor and offset of a LayerNorm, f32.
+#[derive(Clone, Copy)]
 #[allow(missing_docs)]
-pub struct Tile {
-    pub name: &'static str,
-    pub rows: usize,
-    pub columns: usize,
-    pub threads: u32,
-    pub stages: usize,
+pub struct NormBuffers<'a> {
+    pub gamma: &'a Buffer,
+    pub beta: &'a Buffer,
 }
 
-/// All tiles; a test compares them with kernels/specialisations.csv.
-pub const TILES: [Tile; 4] = [
-    Tile {
-        name: "linear_128x128",
-        rows: 128,
-        columns: 128,
-        threads: 256,
-        stages: 4,
-    },
-    Tile {
-        name: "linear_64x64",
-        rows: 64,
-        columns: 64,
-        threads: 128,
-        stages: 4,
-    },
-    Tile {
-        name: "linear_16x64",
-        rows: 16,
-        columns: 64,
-        threads: 128,
-        stages: 4,
-    },
-    Tile {
-        name: "linear_64x64_any",
-        rows: 64,
-        columns: 64,
-        threads: 128,
-        stages: 2,
-    },
-];
-
-/// The tile for a product on a device of so many multiprocessors: the largest that still gives each of them a block. The sum over `inner` has one order
-/// whatever the tile, so that this choice never shows in results.
-pub fn choose(rows: usize, columns: usize, inner: usize, multiprocessors: u32) -> Tile {
-    let [large, medium, flat, any] = TILES;
-    if !inner.is_multiple_of(8) {
-        return any;
-    }
-    if rows <= flat.rows {
-        return flat;
-    }
-    let blocks = rows.div_ceil(large.rows).saturating_mul(columns.div_ceil(large.columns));
-    if blocks >= multiprocessors as usize { large } else { medium }
+/// The buffers of a product; those that its [`Linear`] does not ask for are none.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    /// [rows, inner] bf16; with an index list as many rows as that names.
+    pub x: &'a Buffer,
+    /// `[rows]` of i32: row r is made of row `index[r]` of x. That these rows exist is for the caller to see to.
+    pub index: Option<&'a Buffer>,
+    /// For [`Prologue::Norm`], of `inner`.
+    pub norm: Option<NormBuffers<'a>>,
+    /// For [`Prologue::Sum`], [its rows, inner] bf16.
+    pub position: Option<&'a Buffer>,
+    /// [columns, inner] bf16.
+    pub weight: &'a Buffer,
+    /// `[columns]` f32.
+    pub bias: Option<&'a Buffer>,
+    /// What is added.
+    pub residual: Residual<'a>,
+    /// For `norm_after`, of `columns`.
+    pub norm_after: Option<NormBuffers<'a>>,
+    /// [rows, columns].
+    pub y: &'a Buffer,
 }
 
-impl Tile {
-    /// Bytes of shared memory.
-    pub fn shared_bytes(&self) -> usize {
-        2 * self.stages * (self.rows + self.columns) * DEPTH
+impl<'a> Operands<'a> {
+    /// y = x W^T.
+    pub fn new(x: &'a Buffer, weight: &'a Buffer, y: &'a Buffer) -> Self {
+        Self {
+            x,
+            index: None,
+            norm: None,
+            position: None,
+            weight,
+            bias: None,
+            residual: Residual::None,
+            norm_after: None,
+            y,
+        }
     }
 }
 
 impl Linear {
-    /// Launches it with the tile of [`choose`]; x, W, y bf16, bias of `columns` f32.
+    /// A product of these sizes and nothing else: bf16 in and out.
+    pub fn plain(rows: usize, columns: usize, inner: usize) -> Self {
+        Self {
+            rows,
+            columns,
+            inner,
+            gathered: false,
+            prologue: Prologue::Plain,
+            activation: Activation::None,
+            norm_after: None,
+            gelu: false,
+            output: Output::Bf16,
+        }
+    }
+
+    /// Launches it with the tile of [`choose`].
     ///
     /// # Errors
-    /// Buffers that are too small, sizes beyond the kernel's, and those of [`Runtime::launch`].
-    pub fn launch(
-        &self,
-        runtime: &Runtime,
-        x: &Buffer,
-        weight: &Buffer,
-        bias: Option<&Buffer>,
-        residual: Residual<'_>,
-        y: &Buffer,
-    ) -> Result<()> {
-        let tile = choose(self.rows, self.columns, self.inner, runtime.driver().limits().multiprocessors);
-        self.launch_tile(tile, runtime, x, weight, bias, residual, y)
+    /// Buffers that are missing, not asked for or too small, problems without a tile, and those of [`Runtime::launch`].
+    pub fn launch(&self, runtime: &Runtime, operands: &Operands<'_>) -> Result<()> {
+        self.launch_tile(choose(self, runtime.driver().limits())?, runtime, operands)
     }
 
     /// Launches it with this tile.
     ///
     /// # Errors
-    /// As [`Linear::launch`].
-    pub fn launch_tile(
-        &self,
-        tile: Tile,
-        runtime: &Runtime,
-        x: &Buffer,
-        weight: &Buffer,
-        bias: Option<&Buffer>,
-        residual: Residual<'_>,
-        y: &Buffer,
-    ) -> Result<()> {
-        let (rows, columns, inner) = (self.rows, self.columns, self.inner);
-        let problem = format!("rows {rows} columns {columns} inner {inner}");
-        if rows == 0 || columns == 0 {
+    /// As [`Linear::launch`]; a tile that cannot do it.
+    pub fn launch_tile(&self, tile: Tile, runtime: &Runtime, operands: &Operands<'_>) -> Result<()> {
+        let problem = self.about();
+        if self.rows == 0 || self.columns == 0 {
             return Ok(());
         }
+        let limits = runtime.driver().limits();
         ensure!(
-            tile.name.ends_with("any") || inner % 8 == 0,
-            "linear ({problem}): {} takes inner lengths that are multiples of 8",
+            tile.takes(self, limits.shared_bytes as usize),
+            "linear ({problem}): not a problem for {}; take the tile that `choose` names",
             tile.name
         );
-        super::check_bytes(&problem, "x", x, &[rows, inner, 2])?;
-        super::check_bytes(&problem, "weight", weight, &[columns, inner, 2])?;
-        super::check_bytes(&problem, "y", y, &[rows, columns, 2])?;
-        if let Some(bias) = bias {
-            super::check_bytes(&problem, "bias", bias, &[columns, 4])?;
+        self.check(&problem, operands)?;
+        let groups = self.columns.div_ceil(tile.columns).div_ceil(tile.per_block.max(1));
+        let blocks = self.rows.div_ceil(tile.rows).saturating_mul(groups);
+        let shape = Shape {
+            blocks: [super::int(&problem, blocks)?.cast_unsigned(), 1, 1],
+            threads: tile.threads() as u32,
+            shared_bytes: tile.shared_bytes(self.inner) as u32,
+        };
+        let arguments = self.arguments(&problem, operands, tile.per_block.max(1))?;
+        runtime.launch(tile.name, shape, arguments, &problem, self.work(operands))
+    }
+
+    /// Whether the block's rows of x' are made in shared memory.
+    fn resident(&self) -> bool {
+        self.gathered || self.prologue != Prologue::Plain
+    }
+
+    fn about(&self) -> String {
+        let mut about = format!("rows {} columns {} inner {}", self.rows, self.columns, self.inner);
+        for (is_so, words) in [
+            (self.gathered, " gathered"),
+            (matches!(self.prologue, Prologue::Norm { .. }), " norm first"),
+            (matches!(self.prologue, Prologue::Sum { .. }), " sum first"),
+            (self.norm_after.is_some(), " norm after"),
+        ] {
+            about += if is_so { words } else { "" };
         }
-        let (added, added_rows) = match residual {
-            Residual::None => (None, 1),
+        about
+    }
+
+    /// Refuses buffers that are missing, not asked for, or too small.
+    fn check(&self, problem: &str, operands: &Operands<'_>) -> Result<()> {
+        let (rows, columns, inner) = (self.rows, self.columns, self.inner);
+        for (name, given, asked) in [
+            ("index", operands.index.is_some(), self.gathered),
+            ("norm", operands.norm.is_some(), matches!(self.prologue, Prologue::Norm { .. })),
+            (
+                "position",
+                operands.position.is_some(),
+                matches!(self.prologue, Prologue::Sum { .. }),
+            ),
+            ("norm_after", operands.norm_after.is_some(), self.norm_after.is_some()),
+        ] {
+            let what = if given {
+                "given, but not asked for"
+            } else {
+                "asked for, but not given"
+            };
+            ensure!(
+                given == asked,
+                "linear ({problem}): {name} is {what}; problem and operands must agree"
+            );
+        }
+        ensure!(
+            !self.gelu || self.norm_after.is_some(),
+            "linear ({problem}): GELU after a norm that is not there; ask for it as the activation"
+        );
+        let element = match self.output {
+            Output::Bf16 => 2,
+            Output::F32 => 4,
+        };
+        let check = |name: &str, buffer: &Buffer, sizes: &[usize]| super::check_bytes(problem, name, buffer, sizes);
+        let norm = |name: &str, norm: Option<NormBuffers<'_>>, width: usize| {
+            norm.map_or(Ok(()), |norm| {
+                check(name, norm.gamma, &[width, 4]).and_then(|()| check(name, norm.beta, &[width, 4]))
+            })
+        };
+        check("weight", operands.weight, &[columns, inner, 2])?;
+        check("y", operands.y, &[rows, columns, element])?;
+        norm("norm", operands.norm, inner)?;
+        norm("norm after", operands.norm_after, columns)?;
+        match operands.index {
+            Some(index) => check("index", index, &[rows, 4])?,
+            None => check("x", operands.x, &[rows, inner, 2])?,
+        }
+        if let Some(bias) = operands.bias {
+            check("bias", bias, &[columns, 4])?;
+        }
+        if let (Prologue::Sum { rows }, Some(position)) = (self.prologue, operands.position) {
+            ensure!(rows > 0, "linear ({problem}): a position without rows");
+            check("position", position, &[rows, inner, 2])?;
+        }
+        match operands.residual {
+            Residual::None => Ok(()),
             Residual::Rows(buffer, rows) => {
                 ensure!(rows > 0, "linear ({problem}): a residual without rows");
-                super::check_bytes(&problem, "residual", buffer, &[rows, columns, 2])?;
-                (Some(buffer.pointer()), rows)
+                check("residual", buffer, &[rows, columns, 2])
             }
-            Residual::Accumulate => (Some(y.pointer()), rows),
-        };
-        let arguments = Arguments::new()
-            .pointer(x.pointer())
-            .pointer(weight.pointer())
-            .optional(bias.map(Buffer::pointer))
-            .optional(added)
-            .pointer(y.pointer())
-            .int(super::int(&problem, rows)?)
-            .int(super::int(&problem, columns)?)
-            .int(super::int(&problem, inner)?)
-            .int(super::int(&problem, added_rows)?)
-            .int(self.activation as i32);
-        let blocks = [rows.div_ceil(tile.rows) as u32, columns.div_ceil(tile.columns) as u32, 1];
-        let shape = Shape {
-            blocks,
-            threads: tile.threads,
-            shared_bytes: tile.shared_bytes() as u32,
-        };
-        let (m, n, k) = (rows as f64, columns as f64, inner as f64);
-        let work = Work {
-            flops: 2.0 * m * n * k,
-            bytes: 2.0 * (m * k + n * k + m * n),
-        };
-        runtime.launch(tile.name, shape, arguments, &problem, work)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::sources;
-    use super::*;
-
-    #[test]
-    fn tiles_are_those_of_the_table_of_specialisations() {
-        for tile in TILES {
-            let defines = &sources::specialisation(tile.name).unwrap().defines;
-            let value = |key: &str| -> usize {
-                let found = defines.iter().find_map(|define| define.strip_prefix(key)?.strip_prefix('='));
-                found.unwrap().parse().unwrap()
-            };
-            assert_eq!(
-                (tile.rows, tile.columns, tile.stages),
-                (value("TILE_ROWS"), value("TILE_COLUMNS"), value("STAGES")),
-                "{}",
-                tile.name
-            );
-            assert_eq!(
-                tile.threads as usize,
-                32 * value("WARPS_DOWN") * value("WARPS_ACROSS"),
-                "{}",
-                tile.name
-            );
+            Residual::Accumulate => {
+                ensure!(
+                    self.output == Output::Bf16,
+                    "linear ({problem}): f32 is not accumulated; give the old values as residual rows"
+                );
+                Ok(())
+            }
         }
     }
 
-    #[test]
-    fn the_tile_follows_from_the_problem() {
-        let name = |rows, columns, inner| choose(rows, columns, inner, 108).name;
-        assert_eq!(name(1, 256, 256), "linear_16x64");
-        assert_eq!(name(16, 256, 256), "linear_16x64");
-        assert_eq!(name(17, 256, 256), "linear_64x64");
-        assert_eq!(
-            name(4096, 256, 256),
-            "linear_64x64",
-            "64 large tiles would leave multiprocessors idle"
-        );
-        assert_eq!(name(54 * 128, 256, 256), "linear_128x128");
-        assert_eq!(name(54 * 128, 256, 252), "linear_64x64_any");
-        assert_eq!(choose(4096, 256, 256, 14).name, "linear_128x128", "a small device is full sooner");
+    /// In the order of the kernel's parameters.
+    fn arguments(&self, problem: &str, operands: &Operands<'_>, per_block: usize) -> Result<Arguments> {
+        let gamma = |norm: Option<NormBuffers<'_>>| norm.map(|norm| norm.gamma.pointer());
+        let beta = |norm: Option<NormBuffers<'_>>| norm.map(|norm| norm.beta.pointer());
+        let (residual, residual_rows) = match operands.residual {
+            Residual::None => (None, 1),
+            Residual::Rows(buffer, rows) => (Some(buffer.pointer()), rows),
+            Residual::Accumulate => (Some(operands.y.pointer()), self.rows),
+        };
+        let (position_rows, eps) = match self.prologue {
+            Prologue::Plain => (1, 0.0),
+            Prologue::Norm { eps } => (1, eps),
+            Prologue::Sum { rows } => (rows, 0.0),
+        };
+        let size = |size| super::int(problem, size);
+        Ok(Arguments::new()
+            .pointer(operands.x.pointer())
+            .optional(operands.index.map(Buffer::pointer))
+            .optional(gamma(operands.norm))
+            .optional(beta(operands.norm))
+            .optional(operands.position.map(Buffer::pointer))
+            .pointer(operands.weight.pointer())
+            .optional(operands.bias.map(Buffer::pointer))
+            .optional(residual)
+            .optional(gamma(operands.norm_after))
+            .optional(beta(operands.norm_after))
+            .pointer(operands.y.pointer())
+            .int(size(self.rows)?)
+            .int(size(self.columns)?)
+            .int(size(self.inner)?)
+            .int(size(position_rows)?)
+            .int(size(residual_rows)?)
+            .int(self.activation as i32)
+            .int(i32::from(self.gelu))
+            .int(i32::from(self.output == Output::F32))
+            .int(size(per_block)?)
+            .float(eps)
+            .float(self.norm_after.unwrap_or(0.0)))
+    }
+
+    fn work(&self, operands: &Operands<'_>) -> Work {
+        let (m, n, k) = (self.rows as f64, self.columns as f64, self.inner as f64);
+        let added = match operands.residual {
+            Residual::None => 0.0,
+            Residual::Rows(_, rows) => rows as f64,
+            Residual::Accumulate => m,
+        };
+        let position = if let Prologue::Sum { rows } = self.prologue {
+            rows as f64
+        } else {
+            0.0
+        };
+        let written = if self.output == Output::F32 { 4.0 } else { 2.0 };
+        Work {
+            flops: 2.0 * m * n * k,
+            bytes: 2.0 * (m * k + n * k + added * n + position * k) + written * m * n,
+        }
     }
 }

@@ -8,15 +8,49 @@ use std::sync::OnceLock;
 
 /// Files that kernels include.
 pub const HEADERS: &[(&str, &str)] = &[
+    ("bilinear.cuh", include_str!("../../kernels/bilinear.cuh")),
     ("common.cuh", include_str!("../../kernels/common.cuh")),
+    ("memory.cuh", include_str!("../../kernels/memory.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
+    ("rows.cuh", include_str!("../../kernels/rows.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
+    ("union_find.cuh", include_str!("../../kernels/union_find.cuh")),
 ];
 
 const KERNELS: &[(&str, &str)] = &[
     ("norm.cu", include_str!("../../kernels/norm.cu")),
     ("linear.cu", include_str!("../../kernels/linear.cu")),
+    ("attention.cu", include_str!("../../kernels/attention.cu")),
     ("max_pool.cu", include_str!("../../kernels/max_pool.cu")),
+    ("memory_attention.cu", include_str!("../../kernels/memory_attention.cu")),
+    ("memory_attention_any.cu", include_str!("../../kernels/memory_attention_any.cu")),
+    ("memory_attention_merge.cu", include_str!("../../kernels/memory_attention_merge.cu")),
+    (
+        "memory_attention_tables.cu",
+        include_str!("../../kernels/memory_attention_tables.cu"),
+    ),
+    (
+        "memory_attention_tables_any.cu",
+        include_str!("../../kernels/memory_attention_tables_any.cu"),
+    ),
+    ("conv.cu", include_str!("../../kernels/conv.cu")),
+    ("conv_direct.cu", include_str!("../../kernels/conv_direct.cu")),
+    ("depthwise.cu", include_str!("../../kernels/depthwise.cu")),
+    ("upscale.cu", include_str!("../../kernels/upscale.cu")),
+    ("mask_product.cu", include_str!("../../kernels/mask_product.cu")),
+    ("rope.cu", include_str!("../../kernels/rope.cu")),
+    ("nearest_add.cu", include_str!("../../kernels/nearest_add.cu")),
+    ("copy_rows.cu", include_str!("../../kernels/copy_rows.cu")),
+    ("add_rows.cu", include_str!("../../kernels/add_rows.cu")),
+    ("memory_mask.cu", include_str!("../../kernels/memory_mask.cu")),
+    ("ensemble.cu", include_str!("../../kernels/ensemble.cu")),
+    ("take.cu", include_str!("../../kernels/take.cu")),
+    ("fill_holes.cu", include_str!("../../kernels/fill_holes.cu")),
+    ("components.cu", include_str!("../../kernels/components.cu")),
+    ("normalise.cu", include_str!("../../kernels/normalise.cu")),
+    ("resize_u8.cu", include_str!("../../kernels/resize_u8.cu")),
+    ("mma_rate.cu", include_str!("../../kernels/mma_rate.cu")),
+    ("ptx_probe.cu", include_str!("../../kernels/ptx_probe.cu")),
 ];
 
 const TABLE: &str = include_str!("../../kernels/specialisations.csv");

@@ -1,5 +1,10 @@
-//! Where tensors live and ops run: today the CPU, with its threads and a pool of buffers that counts every byte.
+//! Where tensors live and ops run: the CPU, with its threads and a pool of buffers that counts every byte, or a CUDA device with its arena.
 
+pub mod open;
+
+use crate::cuda::arena::Arena;
+pub use crate::cuda::failure::{DeviceLost, OutOfMemory};
+use crate::cuda::launch::Runtime;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
+/// A CUDA device: launches, and memory under a budget.
+pub struct Cuda {
+    /// Launches kernels.
+    pub runtime: Runtime,
+    /// Gives memory.
+    pub arena: Arena,
+}
+
 struct Inner {
+    cuda: Option<Cuda>,
     threads: rayon::ThreadPool,
     /// Returned buffers by length: a step that repeats finds its buffers here and allocates nothing.
     free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
@@ -29,13 +43,29 @@ pub struct MemoryUse {
 
 impl Device {
     /// The CPU with this many threads; 0 means as many as the process may use.
+    ///
+    /// # Errors
+    /// When the threads cannot be started.
     pub fn cpu(threads: usize) -> Result<Self> {
+        Self::with(None, threads)
+    }
+
+    /// A CUDA device, with this many threads of the CPU beside it; 0 means as many as the process may use.
+    ///
+    /// # Errors
+    /// When the threads cannot be started.
+    pub fn on_cuda(cuda: Cuda, threads: usize) -> Result<Self> {
+        Self::with(Some(cuda), threads)
+    }
+
+    fn with(cuda: Option<Cuda>, threads: usize) -> Result<Self> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("hpc-seg-{i}"))
             .build()
             .context("cannot start worker threads; lower --threads or the load of this machine")?;
         Ok(Self(Arc::new(Inner {
+            cuda,
             threads,
             free: Mutex::new(BTreeMap::new()),
             live: AtomicUsize::new(0),
@@ -49,9 +79,25 @@ impl Device {
         self.0.threads.install(work)
     }
 
-    /// The kind of device, on which the bytes of results depend: `cpu avx512`.
+    /// The CUDA device, if it is one.
+    pub fn cuda(&self) -> Option<&Cuda> {
+        self.0.cuda.as_ref()
+    }
+
+    /// The kind of device, on which the bytes of results depend: `cpu avx512`, `cuda sm_80`.
     pub fn kind(&self) -> String {
-        format!("cpu {}", crate::cpu::simd::level().name())
+        match &self.0.cuda {
+            Some(cuda) => cuda.runtime.driver().kind(),
+            None => format!("cpu {}", crate::cpu::simd::level().name()),
+        }
+    }
+
+    /// Waits until all work is done; on the CPU it is.
+    ///
+    /// # Errors
+    /// Those of kernels launched before.
+    pub fn synchronise(&self) -> Result<()> {
+        self.0.cuda.as_ref().map_or(Ok(()), |cuda| cuda.runtime.driver().synchronise())
     }
 
     /// Worker threads.
@@ -61,6 +107,14 @@ impl Device {
 
     /// What is counted so far.
     pub fn memory(&self) -> MemoryUse {
+        if let Some(cuda) = &self.0.cuda {
+            let used = cuda.arena.usage();
+            return MemoryUse {
+                live: used.live,
+                peak: used.peak,
+                allocations: 1,
+            };
+        }
         MemoryUse {
             live: self.0.live.load(Ordering::Relaxed),
             peak: self.0.peak.load(Ordering::Relaxed),

@@ -6,8 +6,10 @@
 
 use super::Cost;
 pub use crate::cpu::attention::Windows;
-use crate::cpu::attention::{self, Heads};
+use crate::cpu::attention::{self as cpu, Heads};
+use crate::cuda::attention as kernel;
 use crate::tensor::Tensor;
+use anyhow::Result;
 
 /// Columns of a tensor that hold all heads, one after the other.
 #[derive(Clone, Copy)]
@@ -20,17 +22,28 @@ impl<'a> Columns<'a> {
             stride: self.0.width(),
         }
     }
+
+    fn cuda(self) -> kernel::Columns<'a> {
+        kernel::Columns {
+            buffer: self.0.buffer(),
+            offset: self.1,
+            stride: self.0.width(),
+        }
+    }
 }
 
-/// y = attention of a batch of `items`; `padding` is the key and value of padding tokens.
+/// y = attention of a batch of `items`; `padding` [2, heads * E] are the key and value of padding tokens.
+///
+/// # Errors
+/// Those of a CUDA device.
 pub fn attention(
     [q, k, v]: [Columns<'_>; 3],
-    padding: Option<(&[f32], &[f32])>,
+    padding: Option<&Tensor>,
     windows: &Windows,
     items: usize,
     heads: usize,
     y: &mut Tensor,
-) {
+) -> Result<()> {
     let width = y.width() / heads;
     for (name, columns, rows) in [("q", q, windows.query_rows), ("k", k, windows.key_rows), ("v", v, windows.key_rows)] {
         assert_eq!(
@@ -50,17 +63,34 @@ pub fn attention(
         "attention: padded windows without a padding key"
     );
     assert_eq!(y.rows(), items * windows.query_rows, "attention: output {y:?} for {items} items");
-    let problem = attention::Attention {
+    if let Some(cuda) = y.device().cuda() {
+        let problem = kernel::Attention {
+            items,
+            layout: match windows.layout {
+                cpu::Layout::Whole => kernel::Layout::Whole {
+                    queries: windows.query_rows,
+                    keys: windows.key_rows,
+                },
+                cpu::Layout::Partition { side, window, pools } => kernel::Layout::Partition { side, window, pools },
+            },
+            heads,
+            width,
+        };
+        let padding = padding.map(|both| [(both.buffer(), 0), (both.buffer(), both.width())]);
+        return problem.launch(&cuda.runtime, [q.cuda(), k.cuda(), v.cuda()], padding, y.buffer());
+    }
+    let problem = cpu::Attention {
         q: q.heads(),
         k: k.heads(),
         v: v.heads(),
-        padding,
+        padding: padding.map(|both| both.values().split_at(both.width())),
         windows,
         items,
         heads,
         width,
     };
     problem.run(y.values_mut());
+    Ok(())
 }
 
 /// Cost of Q queries on L keys, `heads` heads of width E.

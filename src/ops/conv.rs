@@ -6,7 +6,10 @@
 use super::Cost;
 use super::linear::{Epilogue, Linear};
 use crate::cpu::gemm;
+use crate::cuda::conv as kernel;
+use crate::device::Device;
 use crate::tensor::Tensor;
+use anyhow::Result;
 
 /// A convolution's weights and geometry.
 pub struct Conv {
@@ -19,33 +22,47 @@ pub struct Conv {
 
 impl Conv {
     /// Packs `weight` [n, channels, kernel, kernel] with `bias` `[n]` or none.
-    pub fn new(weight: &[f32], n: usize, channels: usize, kernel: usize, stride: usize, padding: usize, bias: Option<&[f32]>) -> Self {
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn new(
+        device: &Device,
+        weight: &[f32],
+        [n, channels]: [usize; 2],
+        [kernel, stride, padding]: [usize; 3],
+        bias: Option<&[f32]>,
+    ) -> Result<Self> {
         let k = kernel * kernel * channels;
         assert_eq!(
             weight.len(),
             n * k,
             "convolution weights are not [{n}, {channels}, {kernel}, {kernel}]"
         );
-        let mut rows = vec![0.0; n * k];
+        // On a CUDA device rows are whole vectors of 8.
+        let row = if device.cuda().is_some() { k.next_multiple_of(8) } else { k };
+        let mut rows = vec![0.0; n * row];
         for o in 0..n {
             for c in 0..channels {
                 for tap in 0..kernel * kernel {
-                    rows[o * k + tap * channels + c] = weight[(o * channels + c) * kernel * kernel + tap];
+                    rows[o * row + tap * channels + c] = weight[(o * channels + c) * kernel * kernel + tap];
                 }
             }
         }
-        Self {
-            linear: Linear::new(&rows, n, k, bias),
+        Ok(Self {
+            linear: Linear::new(device, &rows, n, row, bias)?,
             kernel,
             stride,
             padding,
             channels,
-        }
+        })
     }
 }
 
 /// y = epilogue(conv(x)), a new tensor [N, H', W', O].
-pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Tensor {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Result<Tensor> {
     let &[n, height, width, channels] = x.shape() else {
         panic!("conv: {x:?} is not [N, H, W, C]");
     };
@@ -56,6 +73,34 @@ pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Tensor {
         "conv: {x:?} under a window of {}",
         weights.kernel
     );
+    let out = |side: usize| (padded(side) - weights.kernel) / weights.stride + 1;
+    let (out_h, out_w) = (out(height), out(width));
+    let mut y = Tensor::empty(x.device(), &[n, out_h, out_w, weights.linear.n()])?;
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::Conv {
+            items: n,
+            height,
+            width,
+            channels,
+            columns: weights.linear.n(),
+            side: weights.kernel,
+            stride: weights.stride,
+            padding: weights.padding,
+        };
+        let after = match (epilogue.norm, epilogue.residual) {
+            (Some(norm), _) => kernel::After::NormGelu {
+                gamma: norm.gamma.buffer(),
+                beta: norm.beta.buffer(),
+                eps: norm.eps,
+            },
+            (None, Some(rows)) => kernel::After::Rows(rows.buffer(), rows.rows()),
+            (None, None) => kernel::After::Nothing,
+        };
+        let on_device = weights.linear.cuda();
+        let bias = on_device.bias.as_ref().map(Tensor::buffer);
+        problem.launch(&cuda.runtime, x.buffer(), on_device.weight.buffer(), bias, after, y.buffer())?;
+        return Ok(y);
+    }
     let patch = gemm::Patch {
         x: x.values(),
         height,
@@ -65,8 +110,6 @@ pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Tensor {
         stride: weights.stride,
         padding: weights.padding,
     };
-    let (out_h, out_w) = patch.out_size();
-    let mut y = Tensor::empty(x.device(), &[n, out_h, out_w, weights.linear.n()]);
     gemm::gemm(
         n * out_h * out_w,
         gemm::Rows::Patch(patch),
@@ -74,7 +117,7 @@ pub fn conv(x: &Tensor, weights: &Conv, epilogue: Epilogue<'_>) -> Tensor {
         epilogue.cpu(),
         y.values_mut(),
     );
-    y
+    Ok(y)
 }
 
 /// Cost of `pixels` output pixels.

@@ -6,7 +6,10 @@ use super::Cost;
 use super::norm::Norm;
 use crate::cpu::gemm::norm_row;
 use crate::cpu::simd::{self, Kernel, Simd};
-use crate::tensor::Tensor;
+use crate::cuda::depthwise as kernel;
+use crate::device::Device;
+use crate::tensor::{Parameter, Tensor};
+use anyhow::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -15,14 +18,17 @@ const SIDE: usize = 7;
 
 /// Weights [49, C] tap by tap, bias and the norm that follows.
 pub struct Depthwise {
-    taps: Vec<f32>,
-    bias: Vec<f32>,
+    taps: Tensor,
+    bias: Parameter,
     norm: Norm,
 }
 
 impl Depthwise {
     /// From `weight` [c, 1, 7, 7] and `bias` `[c]`.
-    pub fn new(weight: &[f32], bias: Vec<f32>, norm: Norm) -> Self {
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn new(device: &Device, weight: &[f32], bias: Vec<f32>, norm: Norm) -> Result<Self> {
         let c = bias.len();
         let mut taps = vec![0.0; c * SIDE * SIDE];
         for channel in 0..c {
@@ -30,12 +36,19 @@ impl Depthwise {
                 taps[tap * c + channel] = weight[channel * SIDE * SIDE + tap];
             }
         }
-        Self { taps, bias, norm }
+        Ok(Self {
+            taps: Tensor::from_slice(device, &[SIDE * SIDE, c], &taps)?,
+            bias: Parameter::new(device, bias)?,
+            norm,
+        })
     }
 }
 
 /// y = LayerNorm(depthwise(x) + bias), a new tensor.
-pub fn depthwise(x: &Tensor, weights: &Depthwise) -> Tensor {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn depthwise(x: &Tensor, weights: &Depthwise) -> Result<Tensor> {
     let &[_, height, width, channels] = x.shape() else {
         panic!("depthwise: {x:?} is not [N, H, W, C]");
     };
@@ -45,7 +58,24 @@ pub fn depthwise(x: &Tensor, weights: &Depthwise) -> Tensor {
         "depthwise: {x:?} against {} channels",
         weights.bias.len()
     );
-    let mut y = Tensor::empty(x.device(), x.shape());
+    let mut y = Tensor::empty(x.device(), x.shape())?;
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::Depthwise {
+            items: x.shape()[0],
+            height,
+            width,
+            channels,
+            eps: weights.norm.eps,
+        };
+        let weights = kernel::Weights {
+            taps: weights.taps.buffer(),
+            bias: weights.bias.buffer(),
+            gamma: weights.norm.gamma.buffer(),
+            beta: weights.norm.beta.buffer(),
+        };
+        problem.launch(&cuda.runtime, x.buffer(), weights, y.buffer())?;
+        return Ok(y);
+    }
     let values = x.values();
     y.values_mut()
         .par_chunks_exact_mut(width * channels)
@@ -61,7 +91,7 @@ pub fn depthwise(x: &Tensor, weights: &Depthwise) -> Tensor {
                 oy,
             });
         });
-    y
+    Ok(y)
 }
 
 struct Row<'a> {
@@ -134,7 +164,7 @@ impl Row<'_> {
             for ky in self.rows() {
                 let row = (self.oy + ky - SIDE / 2) * self.size.1;
                 for kx in columns.clone() {
-                    let taps = self.weights.taps.as_ptr().add((ky * SIDE + kx) * c + channel);
+                    let taps = self.weights.taps.values().as_ptr().add((ky * SIDE + kx) * c + channel);
                     let taps = [S::load(taps), S::load(taps.add(S::LANES))];
                     let pixel = self.image.as_ptr().add((row + ox + kx - SIDE / 2) * c + channel);
                     for r in 0..R {
@@ -160,7 +190,7 @@ impl Row<'_> {
             for ky in self.rows() {
                 for kx in self.columns(ox) {
                     let pixel = (self.oy + ky - SIDE / 2) * self.size.1 + ox + kx - SIDE / 2;
-                    sum += self.weights.taps[(ky * SIDE + kx) * c + channel] * self.image[pixel * c + channel];
+                    sum += self.weights.taps.values()[(ky * SIDE + kx) * c + channel] * self.image[pixel * c + channel];
                 }
             }
             self.out[ox * c + channel] = sum;

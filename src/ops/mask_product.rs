@@ -1,25 +1,53 @@
-//! `mask_product`: mask logits as the product of each mask's token with the upscaled features: y[n, k, p] = sum over c of x[n, p, c] token[n, k, c].
+//! `mask_product`: mask logits as the product of each mask's token with the upscaled features, y[n, k, p] = sum over c of x[n, p, c] token[n, k, c], or a constant
+//! where an item shows no object.
 //!
-//! Shapes: x [N, H, W, C], tokens [N, masks, C], y [N, masks, H, W]. Source: SAM's mask decoder (hypernetworks).
+//! Shapes: x [N, H, W, C], tokens [N, masks, C], y [N, masks, H, W], f32 on every device. Source: SAM's mask decoder (hypernetworks).
 
 use super::Cost;
+use crate::cuda::mask_product as kernel;
 use crate::tensor::Tensor;
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// Pixels per task.
 const PIXELS: usize = 1024;
 
-/// y = tokens . x for every mask and pixel.
-pub fn mask_product(x: &Tensor, tokens: &Tensor) -> Tensor {
+/// y = tokens . x for every mask and pixel; `absent` everywhere in the masks of items that are not `present`.
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn mask_product(x: &Tensor, tokens: &Tensor, present: &[bool], absent: f32) -> Result<Tensor> {
     let (&[n, height, width, channels], &[items, masks, token_width]) = (x.shape(), tokens.shape()) else {
         panic!("mask_product: {x:?} by {tokens:?}");
     };
-    assert!(items == n && token_width == channels, "mask_product: {x:?} by {tokens:?}");
+    assert!(
+        items == n && token_width == channels && present.len() == n,
+        "mask_product: {x:?} by {tokens:?}"
+    );
     let pixels = height * width;
-    let mut y = Tensor::empty(x.device(), &[n, masks, height, width]);
+    let mut y = Tensor::empty_f32(x.device(), &[n, masks, height, width])?;
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::MaskProduct {
+            items: n,
+            pixels,
+            masks,
+            channels,
+        };
+        let flags = super::list(cuda, present.iter().map(|&present| usize::from(!present)))?;
+        let absent = kernel::Absent {
+            flags: &flags,
+            filling: absent,
+        };
+        problem.launch(&cuda.runtime, x.buffer(), tokens.buffer(), Some(absent), y.buffer())?;
+        return Ok(y);
+    }
     let (x, tokens) = (x.values(), tokens.values());
     y.values_mut().par_chunks_mut(pixels).enumerate().for_each(|(index, out)| {
         let item = index / masks;
+        if !present[item] {
+            out.fill(absent);
+            return;
+        }
         let token = &tokens[index * channels..][..channels];
         out.par_chunks_mut(PIXELS).enumerate().for_each(|(part, out)| {
             for (i, out) in out.iter_mut().enumerate() {
@@ -42,7 +70,7 @@ pub fn mask_product(x: &Tensor, tokens: &Tensor) -> Tensor {
             }
         });
     });
-    y
+    Ok(y)
 }
 
 /// Cost of `pixels` pixels.

@@ -3,11 +3,16 @@
 //! Shapes: x [N, H, W, C], columns from .. from + n, y [N, H / 2, W / 2, n]; H and W even. Source: Hiera's query pooling.
 
 use super::Cost;
+use crate::cuda::max_pool as kernel;
 use crate::tensor::Tensor;
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// y = the maximum over each 2x2 cell of columns `from .. from + n` of x.
-pub fn max_pool(x: &Tensor, from: usize, n: usize) -> Tensor {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn max_pool(x: &Tensor, from: usize, n: usize) -> Result<Tensor> {
     let &[items, height, width, channels] = x.shape() else {
         panic!("max_pool: {x:?} is not [N, H, W, C]");
     };
@@ -15,7 +20,19 @@ pub fn max_pool(x: &Tensor, from: usize, n: usize) -> Tensor {
         height % 2 == 0 && width % 2 == 0 && from + n <= channels,
         "max_pool: columns {from} + {n} of {x:?}"
     );
-    let mut y = Tensor::empty(x.device(), &[items, height / 2, width / 2, n]);
+    let mut y = Tensor::empty(x.device(), &[items, height / 2, width / 2, n])?;
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::MaxPool {
+            items,
+            height,
+            width,
+            channels,
+            from,
+            taken: n,
+        };
+        problem.launch(&cuda.runtime, x.buffer(), y.buffer())?;
+        return Ok(y);
+    }
     let values = x.values();
     y.values_mut()
         .par_chunks_exact_mut(width / 2 * n)
@@ -30,7 +47,7 @@ pub fn max_pool(x: &Tensor, from: usize, n: usize) -> Tensor {
                 }
             }
         });
-    y
+    Ok(y)
 }
 
 /// Cost of `pixels` output pixels of n channels.

@@ -3,15 +3,29 @@
 //! Shapes: y [N, 2H, 2W, C], x [N, H, W, C].
 
 use super::Cost;
+use crate::cuda::nearest_add as kernel;
 use crate::tensor::Tensor;
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// y[n, i, j] += x[n, i / 2, j / 2].
-pub fn nearest_add(y: &mut Tensor, x: &Tensor) {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn nearest_add(y: &mut Tensor, x: &Tensor) -> Result<()> {
     let &[n, height, width, channels] = x.shape() else {
         panic!("nearest_add: {x:?} is not [N, H, W, C]");
     };
     assert_eq!(y.shape(), [n, 2 * height, 2 * width, channels], "nearest_add: {x:?} into {y:?}");
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::NearestAdd {
+            items: n,
+            height,
+            width,
+            channels,
+        };
+        return problem.launch(&cuda.runtime, x.buffer(), y.buffer());
+    }
     let values = x.values();
     y.values_mut()
         .par_chunks_exact_mut(2 * width * channels)
@@ -24,6 +38,7 @@ pub fn nearest_add(y: &mut Tensor, x: &Tensor) {
                 }
             }
         });
+    Ok(())
 }
 
 /// Cost of `pixels` output pixels.

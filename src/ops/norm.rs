@@ -5,29 +5,59 @@
 use super::Cost;
 use crate::cpu::gemm::norm_row;
 use crate::cpu::simd::{self, Kernel, Simd};
-use crate::tensor::Tensor;
+use crate::cuda::norm as kernel;
+use crate::device::Device;
+use crate::tensor::{Parameter, Tensor};
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// Parameters of a LayerNorm.
 pub struct Norm {
     /// Factor per channel.
-    pub gamma: Vec<f32>,
+    pub gamma: Parameter,
     /// Offset per channel.
-    pub beta: Vec<f32>,
+    pub beta: Parameter,
     /// Added to the variance.
     pub eps: f32,
+}
+
+impl Norm {
+    /// Parameters on this device.
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn new(device: &Device, gamma: Vec<f32>, beta: Vec<f32>, eps: f32) -> Result<Self> {
+        Ok(Self {
+            gamma: Parameter::new(device, gamma)?,
+            beta: Parameter::new(device, beta)?,
+            eps,
+        })
+    }
 }
 
 /// Rows per task.
 const ROWS: usize = 64;
 
 /// LayerNorm of every row of `x` in place, then GELU if `gelu`.
-pub fn norm(x: &mut Tensor, norm: &Norm, gelu: bool) {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn norm(x: &mut Tensor, norm: &Norm, gelu: bool) -> Result<()> {
     let c = x.width();
     assert_eq!(norm.gamma.len(), c, "norm: {x:?} against {} channels", norm.gamma.len());
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::Norm {
+            rows: x.rows(),
+            channels: c,
+            eps: norm.eps,
+            gelu,
+        };
+        return problem.launch(&cuda.runtime, x.buffer(), norm.gamma.buffer(), norm.beta.buffer(), x.buffer());
+    }
     x.values_mut()
         .par_chunks_mut(ROWS * c)
         .for_each(|rows| simd::run(Rows { rows, norm, gelu }));
+    Ok(())
 }
 
 struct Rows<'a> {

@@ -60,6 +60,16 @@ impl BicubicU8Plan {
         self.y.input * self.x.output
     }
 
+    /// The taps of x and of y as the kernels read them: per output first input, number of taps and where its weights begin, then all weights; empty for an axis
+    /// that is not filtered.
+    pub fn tables(&self) -> [Vec<i32>; 2] {
+        [&self.x, &self.y].map(|axis| {
+            // Sizes are at most 2^24, weights are already i32.
+            let spans = axis.spans.iter().flat_map(|&(first, taps, start)| [first, taps, start]);
+            spans.map(u32::cast_signed).chain(axis.weight.iter().copied()).collect()
+        })
+    }
+
     /// Resizes `src` `[H, W]` into `out` `[h, w]`. `scratch` holds at least [`BicubicU8Plan::scratch_len`] bytes.
     ///
     /// # Errors

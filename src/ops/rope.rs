@@ -3,7 +3,10 @@
 //! Shapes: x [items * height * width, ..], columns from .. from + D. Source: SAM 2's RoPEAttention (theta 10000).
 
 use super::Cost;
-use crate::tensor::Tensor;
+use crate::cuda::rope as kernel;
+use crate::device::Device;
+use crate::tensor::{Parameter, Tensor};
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// Cosines and sines of a D-wide rotation on a grid.
@@ -13,14 +16,17 @@ pub struct Rope {
     /// Grid (height, width).
     pub grid: (usize, usize),
     /// [longest side, D / 4].
-    pub cos: Vec<f32>,
+    pub cos: Parameter,
     /// [longest side, D / 4].
-    pub sin: Vec<f32>,
+    pub sin: Parameter,
 }
 
 impl Rope {
     /// Tables for D-wide rows on a grid; D divisible by 4.
-    pub fn new(width: usize, grid: (usize, usize), theta: f64) -> Self {
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn new(device: &Device, width: usize, grid: (usize, usize), theta: f64) -> Result<Self> {
         let quarter = width / 4;
         let side = grid.0.max(grid.1);
         let (mut cos, mut sin) = (Vec::with_capacity(side * quarter), Vec::with_capacity(side * quarter));
@@ -33,18 +39,38 @@ impl Rope {
                 sin.push(angle.sin());
             }
         }
-        Self { width, grid, cos, sin }
+        Ok(Self {
+            width,
+            grid,
+            cos: Parameter::new(device, cos)?,
+            sin: Parameter::new(device, sin)?,
+        })
     }
 }
 
 /// Turns columns `from .. from + D` of every row by the row's position.
-pub fn rope(x: &mut Tensor, from: usize, rope: &Rope) {
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn rope(x: &mut Tensor, from: usize, rope: &Rope) -> Result<()> {
     let (height, width) = rope.grid;
     let channels = x.width();
     assert!(
         x.rows().is_multiple_of(height * width) && from + rope.width <= channels,
         "rope: {x:?} on a {height} x {width} grid"
     );
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::Rope {
+            items: x.rows() / (height * width),
+            height,
+            width,
+            channels,
+            from,
+            turned: rope.width,
+            at: 0,
+        };
+        return problem.launch(&cuda.runtime, x.buffer(), rope.cos.buffer(), rope.sin.buffer());
+    }
     let quarter = rope.width / 4;
     x.values_mut()
         .par_chunks_exact_mut(channels)
@@ -65,6 +91,7 @@ pub fn rope(x: &mut Tensor, from: usize, rope: &Rope) {
                 }
             }
         });
+    Ok(())
 }
 
 /// Cost of M rows of D.

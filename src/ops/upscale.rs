@@ -1,26 +1,33 @@
 //! `upscale`: transposed convolution 2x2 with stride 2, plus a skip map, then LayerNorm over the channels if any, then GELU.
 //!
-//! Shapes: x [N, H, W, C], weight [C, O, 2, 2] as PyTorch's `nn.ConvTranspose2d`, bias `[O]`, skip [rows of y, or of one item, O], y [N, 2H, 2W, O]. The 2x2 cell under a
+//! Shapes: x [N, H, W, C], weight [C, O, 2, 2] as PyTorch's `nn.ConvTranspose2d`, bias `[O]`, skip as y, y [N, 2H, 2W, O]. The 2x2 cell under a
 //! pixel is four rows of one product with 4 O columns: no overlap, no scatter-add. Source: SAM's mask decoder `output_upscaling`.
 
 use super::Cost;
-use super::linear::{Epilogue, Input, Linear, linear};
+use super::linear::{Epilogue, Input, Linear, linear_new};
 use super::norm::Norm;
 use crate::cpu::gemm::norm_row;
 use crate::cpu::math;
 use crate::cpu::simd::{self, Kernel, Simd};
-use crate::tensor::Tensor;
+use crate::cuda::upscale as kernel;
+use crate::device::Device;
+use crate::tensor::{Parameter, Tensor};
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// Weights of the transposed convolution and the norm that follows.
 pub struct Upscale {
     linear: Linear,
+    bias: Parameter,
     norm: Option<Norm>,
 }
 
 impl Upscale {
     /// From `weight` [c, o, 2, 2] and `bias` `[o]`.
-    pub fn new(weight: &[f32], c: usize, o: usize, bias: &[f32], norm: Option<Norm>) -> Self {
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn new(device: &Device, weight: &[f32], c: usize, o: usize, bias: &[f32], norm: Option<Norm>) -> Result<Self> {
         // Row (dy, dx, o) of the product's weights is weight[:, o, dy, dx].
         let mut rows = vec![0.0; 4 * o * c];
         for tap in 0..4 {
@@ -30,34 +37,59 @@ impl Upscale {
                 }
             }
         }
-        Self {
-            linear: Linear::new(&rows, 4 * o, c, Some(&bias.repeat(4))),
+        Ok(Self {
+            linear: Linear::new(device, &rows, 4 * o, c, Some(&bias.repeat(4)))?,
+            bias: Parameter::new(device, bias.to_vec())?,
             norm,
-        }
+        })
     }
 }
 
-/// y = GELU(LayerNorm(upscale(x) + skip)). `skips` holds one map [2H, 2W, O] per item.
-pub fn upscale(x: &Tensor, weights: &Upscale, skips: &[&Tensor]) -> Tensor {
+/// y = GELU(LayerNorm(upscale(x) + skip)), with `skip` of the shape of y or the same rows, [N * 4 H W, O].
+///
+/// # Errors
+/// Those of a CUDA device.
+pub fn upscale(x: &Tensor, weights: &Upscale, skip: &Tensor) -> Result<Tensor> {
     let &[n, height, width, _] = x.shape() else {
         panic!("upscale: {x:?} is not [N, H, W, C]");
     };
     let o = weights.linear.n() / 4;
     assert!(
-        skips.len() == n && skips.iter().all(|s| s.rows() == 4 * height * width && s.width() == o),
-        "upscale: skips do not fit {x:?}"
+        skip.rows() == n * 4 * height * width && skip.width() == o,
+        "upscale: skip {skip:?} does not fit {x:?}"
     );
-    let mut cells = Tensor::empty(x.device(), &[n, height, width, 4 * o]);
-    linear(Input::Plain(x), &weights.linear, Epilogue::NONE, &mut cells);
-    let mut y = Tensor::empty(x.device(), &[n, 2 * height, 2 * width, o]);
-    let cells = cells.values();
+    let mut y = Tensor::empty(x.device(), &[n, 2 * height, 2 * width, o])?;
+    if let Some(cuda) = x.device().cuda() {
+        let problem = kernel::Upscale {
+            items: n,
+            height,
+            width,
+            inner: x.width(),
+            columns: o,
+        };
+        let on_device = weights.linear.cuda();
+        let norm = weights.norm.as_ref();
+        let of = kernel::Weights {
+            weight: on_device.weight.buffer(),
+            bias: weights.bias.buffer(),
+            norm: norm.map(|norm| (norm.gamma.buffer(), norm.beta.buffer(), norm.eps)),
+        };
+        let skips = kernel::Skips {
+            maps: skip.buffer(),
+            slices: None,
+        };
+        problem.launch(&cuda.runtime, x.buffer(), of, skips, y.buffer())?;
+        return Ok(y);
+    }
+    let cells = linear_new(Input::Plain(x), &weights.linear, Epilogue::NONE)?;
+    let (cells, skips) = (cells.values(), skip.values());
     y.values_mut()
         .par_chunks_exact_mut(2 * width * o)
         .enumerate()
         .for_each(|(row, out)| {
             let (item, oy) = (row / (2 * height), row % (2 * height));
             let cells = &cells[(item * height + oy / 2) * width * 4 * o..][..width * 4 * o];
-            let skip = &skips[item].values()[oy * 2 * width * o..][..2 * width * o];
+            let skip = &skips[row * 2 * width * o..][..2 * width * o];
             simd::run(Row {
                 cells,
                 skip,
@@ -67,7 +99,7 @@ pub fn upscale(x: &Tensor, weights: &Upscale, skips: &[&Tensor]) -> Tensor {
                 norm: weights.norm.as_ref(),
             });
         });
-    y
+    Ok(y)
 }
 
 struct Row<'a> {

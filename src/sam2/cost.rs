@@ -59,4 +59,19 @@ impl Sam2 {
         let encode = 16 * p * self.config.embed_dim * 26;
         4 * (step + encode)
     }
+
+    /// Bytes of working memory per lane of a step on a CUDA device, against so many conditioning slices. Memory attention takes most: the features and queries [P, d],
+    /// its output [P, M], the pointers' keys and values, and what it asks for itself.
+    pub fn cuda_step_bytes(&self, conditioning: usize) -> usize {
+        let config = &self.config;
+        let (p, d, m) = (config.grid().pow(2), config.d_model, config.mem_dim);
+        let pointers = (conditioning + config.max_obj_ptrs_in_encoder - 1) * config.pointer_tokens();
+        let slices = conditioning + config.num_maskmem - 1;
+        2 * (p * (2 * d + m) + 2 * pointers * m) + self.memory_attention.scratch_bytes(slices, pointers)
+    }
+
+    /// Bytes of working memory per slice that is encoded on a CUDA device: in the second block rows, q, k, v, shortcut and the pooled maps make 14 first maps.
+    pub fn cuda_encode_bytes(&self) -> usize {
+        2 * 16 * self.config.grid().pow(2) * self.config.embed_dim * 14
+    }
 }

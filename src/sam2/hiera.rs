@@ -1,8 +1,7 @@
 //! The Hiera trunk: patch embedding, four stages of blocks with windowed or global attention, and the neck's linear maps folded in where only one follows.
 
 use super::config::Config;
-use super::load;
-use crate::device::Device;
+use super::load::{self, Loader};
 use crate::ops::attention::{Columns, Windows, attention};
 use crate::ops::conv::{Conv, conv};
 use crate::ops::linear::{Activation, Epilogue, Input, Linear, linear, linear_new};
@@ -10,7 +9,6 @@ use crate::ops::max_pool::max_pool;
 use crate::ops::norm::Norm;
 use crate::ops::resize::ResizePlan;
 use crate::tensor::Tensor;
-use crate::weights::StrictLoader;
 use anyhow::Result;
 
 /// Mean and standard deviation the three equal channels are normalised by.
@@ -30,8 +28,8 @@ struct Block {
     norm1: Norm,
     /// q, k, v and, where the width changes, the shortcut: all from the same normalised rows.
     qkv: Linear,
-    /// Key and value of a padding token: the bias alone.
-    padding: (Vec<f32>, Vec<f32>),
+    /// Key and value of a padding token, [2, width]: the bias alone.
+    padding: Tensor,
     project: Linear,
     norm2: Norm,
     expand: Linear,
@@ -45,11 +43,14 @@ struct Block {
 
 impl Hiera {
     /// Loads `image_encoder.trunk`.
-    pub fn load(at: &StrictLoader<'_>, config: &Config, device: &Device) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the device's budget has no room for it.
+    pub fn load(at: &Loader<'_>, config: &Config) -> Result<Self> {
         let at = at.path("image_encoder.trunk");
         let (patch, constant) = load_patch(&at, config)?;
         let side = config.image_size / 4;
-        let constant = Tensor::from_slice(device, &[side * side, config.embed_dim], &constant);
+        let constant = Tensor::from_slice(at.device, &[side * side, config.embed_dim], &constant)?;
         let stage_ends: Vec<usize> = config
             .stages
             .iter()
@@ -72,7 +73,14 @@ impl Hiera {
                 let window = if config.global_att_blocks.contains(&index) { side } else { spec };
                 let heads = config.num_heads << stage;
                 let windows = Windows::partition(side, window, pools);
-                blocks.push(Block::load(&at.path(&format!("blocks.{index}")), width, out, heads, pools, windows));
+                blocks.push(Block::load(
+                    &at.path(&format!("blocks.{index}")),
+                    width,
+                    out,
+                    heads,
+                    pools,
+                    windows,
+                )?);
                 width = out;
                 side /= if pools { 2 } else { 1 };
             }
@@ -92,7 +100,10 @@ impl Hiera {
 
     /// The stages' outputs [N, S / 4, S / 4, C] ... [N, S / 32, S / 32, 8 C] of slices [N, S, S, 1] in 0..255. `trace` sees `patch_embed` (position included) and
     /// every block's output.
-    pub fn forward(&self, slices: &Tensor, trace: &mut dyn FnMut(&str, &Tensor)) -> Vec<Tensor> {
+    ///
+    /// # Errors
+    /// Those of a CUDA device.
+    pub fn forward(&self, slices: &Tensor, trace: &mut dyn FnMut(&str, &Tensor)) -> Result<Vec<Tensor>> {
         let mut x = conv(
             slices,
             &self.patch,
@@ -100,75 +111,68 @@ impl Hiera {
                 residual: Some(&self.constant),
                 ..Epilogue::NONE
             },
-        );
+        )?;
         trace("patch_embed", &x);
         let mut outputs = Vec::with_capacity(4);
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x);
+            x = block.forward(x)?;
             trace(&format!("block{index}"), &x);
             if self.stage_ends.contains(&index) {
-                outputs.push(x.clone());
+                outputs.push(x.copy()?);
             }
         }
-        outputs
+        Ok(outputs)
     }
 }
 
 impl Block {
-    fn load(at: &StrictLoader<'_>, width: usize, out: usize, heads: usize, pools: bool, windows: Windows) -> Self {
+    fn load(at: &Loader<'_>, width: usize, out: usize, heads: usize, pools: bool, windows: Windows) -> Result<Self> {
         let mut weight = at.tensor("attn.qkv.weight", &[3 * out, width]);
         let mut bias = at.tensor("attn.qkv.bias", &[3 * out]);
-        let padding = (bias[out..2 * out].to_vec(), bias[2 * out..].to_vec());
+        let padding = Tensor::from_slice(at.device, &[2, out], &bias[out..3 * out])?;
         if pools {
             weight.extend(at.tensor("proj.weight", &[out, width]));
             bias.extend(at.tensor("proj.bias", &[out]));
         }
         let hidden = load::rows(at, "mlp.layers.0.weight");
-        Self {
-            norm1: load::norm(at, "norm1", width, 1e-6),
-            qkv: Linear::new(&weight, bias.len(), width, Some(&bias)),
+        Ok(Self {
+            norm1: load::norm(at, "norm1", width, 1e-6)?,
+            qkv: Linear::new(at.device, &weight, bias.len(), width, Some(&bias))?,
             padding,
-            project: load::linear(at, "attn.proj", out, out),
-            norm2: load::norm(at, "norm2", out, 1e-6),
-            expand: load::linear(at, "mlp.layers.0", hidden, out),
-            contract: load::linear(at, "mlp.layers.1", out, hidden),
+            project: load::linear(at, "attn.proj", out, out)?,
+            norm2: load::norm(at, "norm2", out, 1e-6)?,
+            expand: load::linear(at, "mlp.layers.0", hidden, out)?,
+            contract: load::linear(at, "mlp.layers.1", out, hidden)?,
             width: out,
             heads,
             pools,
             windows,
-        }
+        })
     }
 
-    fn forward(&self, x: Tensor) -> Tensor {
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
         let n = x.shape()[0];
-        let qkv = linear_new(Input::Norm(&x, &self.norm1), &self.qkv, Epilogue::NONE);
-        let pooled = self.pools.then(|| max_pool(&qkv, 0, self.width));
+        let qkv = linear_new(Input::Norm(&x, &self.norm1), &self.qkv, Epilogue::NONE)?;
+        let pooled = self.pools.then(|| max_pool(&qkv, 0, self.width)).transpose()?;
         let q = pooled.as_ref().unwrap_or(&qkv);
-        let mut heads_out = Tensor::empty(x.device(), &[q.shape()[0], q.shape()[1], q.shape()[2], self.width]);
+        let mut heads_out = Tensor::empty(x.device(), &[q.shape()[0], q.shape()[1], q.shape()[2], self.width])?;
         let columns = [Columns(q, 0), Columns(&qkv, self.width), Columns(&qkv, 2 * self.width)];
-        attention(
-            columns,
-            Some((&self.padding.0, &self.padding.1)),
-            &self.windows,
-            n,
-            self.heads,
-            &mut heads_out,
-        );
+        attention(columns, Some(&self.padding), &self.windows, n, self.heads, &mut heads_out)?;
         let mut y = if self.pools {
-            max_pool(&qkv, 3 * self.width, self.width)
+            max_pool(&qkv, 3 * self.width, self.width)?
         } else {
             x
         };
-        linear(Input::Plain(&heads_out), &self.project, Epilogue::ACCUMULATE, &mut y);
-        let hidden = linear_new(Input::Norm(&y, &self.norm2), &self.expand, Epilogue::activation(Activation::Gelu));
-        linear(Input::Plain(&hidden), &self.contract, Epilogue::ACCUMULATE, &mut y);
-        y
+        linear(Input::Plain(&heads_out), &self.project, Epilogue::ACCUMULATE, &mut y)?;
+        let hidden = linear_new(Input::Norm(&y, &self.norm2), &self.expand, Epilogue::activation(Activation::Gelu))?;
+        linear(Input::Plain(&hidden), &self.contract, Epilogue::ACCUMULATE, &mut y)?;
+        Ok(y)
     }
 }
 
 /// The patch embedding on one channel: the three are equal, so their weights (over 255 std) sum up; what their means contribute depends on how many taps fall
 /// inside the slice (padding is zero *after* normalisation) and joins the position embeddings as a constant per token.
-fn load_patch(at: &StrictLoader<'_>, config: &Config) -> Result<(Conv, Vec<f32>)> {
+fn load_patch(at: &Loader<'_>, config: &Config) -> Result<(Conv, Vec<f32>)> {
     let c = config.embed_dim;
     let weight = at.tensor("patch_embed.proj.weight", &[c, 3, 7, 7]);
     let bias = at.tensor("patch_embed.proj.bias", &[c]);
@@ -180,7 +184,7 @@ fn load_patch(at: &StrictLoader<'_>, config: &Config) -> Result<(Conv, Vec<f32>)
             mean[o * 49 + tap] = -(0..3).map(|channel| of(channel) * MEAN[channel]).sum::<f64>();
         }
     }
-    let patch = Conv::new(&folded, c, 1, 7, 4, 3, None);
+    let patch = Conv::new(at.device, &folded, [c, 1], [7, 4, 3], None)?;
     let side = config.image_size / 4;
     let position = position(at, config)?;
     let inside = |out: usize, tap: usize| (3..config.image_size + 3).contains(&(4 * out + tap));
@@ -201,7 +205,7 @@ fn load_patch(at: &StrictLoader<'_>, config: &Config) -> Result<(Conv, Vec<f32>)
 }
 
 /// `pos_embed` resized bicubically to the token grid plus `pos_embed_window` tiled over it, [tokens, C].
-fn position(at: &StrictLoader<'_>, config: &Config) -> Result<Vec<f32>> {
+fn position(at: &Loader<'_>, config: &Config) -> Result<Vec<f32>> {
     let (c, side, window) = (config.embed_dim, config.image_size / 4, config.window_spec[0]);
     let [h, w] = [
         config.window_pos_embed_bkg_spatial_size[0],

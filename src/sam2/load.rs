@@ -1,15 +1,50 @@
 //! Tensors into ops' parameters, by dotted name.
 
+use crate::device::Device;
 use crate::ops::conv::Conv;
 use crate::ops::linear::Linear;
 use crate::ops::norm::Norm;
 use crate::weights::StrictLoader;
+use anyhow::Result;
+use std::ops::Deref;
 
 /// Hidden widths above this are no network's: a damaged file must not decide how much memory is taken.
 const WIDEST: usize = 1 << 16;
 
+/// A place in a checkpoint, and the device its tensors go to.
+pub struct Loader<'a> {
+    at: StrictLoader<'a>,
+    /// Where parameters go.
+    pub device: &'a Device,
+}
+
+impl<'a> Loader<'a> {
+    /// At the root of the names.
+    pub fn new(at: StrictLoader<'a>, device: &'a Device) -> Self {
+        Self { at, device }
+    }
+
+    /// One or more segments further down.
+    pub fn path(&self, segments: &str) -> Self {
+        Self::new(self.at.path(segments), self.device)
+    }
+
+    /// See [`StrictLoader::finish`].
+    pub fn finish(self) -> Result<()> {
+        self.at.finish()
+    }
+}
+
+impl<'a> Deref for Loader<'a> {
+    type Target = StrictLoader<'a>;
+
+    fn deref(&self) -> &StrictLoader<'a> {
+        &self.at
+    }
+}
+
 /// First axis of a tensor, or 0 where it is missing or absurd (the loader reports it at the end).
-pub fn rows(at: &StrictLoader<'_>, name: &str) -> usize {
+pub fn rows(at: &Loader<'_>, name: &str) -> usize {
     at.shape(name)
         .and_then(|s| s.first().copied())
         .filter(|&rows| rows <= WIDEST)
@@ -17,38 +52,34 @@ pub fn rows(at: &StrictLoader<'_>, name: &str) -> usize {
 }
 
 /// `name.weight` [n, k] and `name.bias` [n].
-pub fn linear(at: &StrictLoader<'_>, name: &str, n: usize, k: usize) -> Linear {
+pub fn linear(at: &Loader<'_>, name: &str, n: usize, k: usize) -> Result<Linear> {
     let at = at.path(name);
-    Linear::new(&at.tensor("weight", &[n, k]), n, k, Some(&at.tensor("bias", &[n])))
+    Linear::new(at.device, &at.tensor("weight", &[n, k]), n, k, Some(&at.tensor("bias", &[n])))
 }
 
 /// A 1x1 convolution as a linear layer.
-pub fn conv1x1(at: &StrictLoader<'_>, name: &str, n: usize, k: usize) -> Linear {
+pub fn conv1x1(at: &Loader<'_>, name: &str, n: usize, k: usize) -> Result<Linear> {
     let (weight, bias) = conv1x1_values(at, name, n, k);
-    Linear::new(&weight, n, k, Some(&bias))
+    Linear::new(at.device, &weight, n, k, Some(&bias))
 }
 
 /// Its weight [n, k] and bias [n].
-pub fn conv1x1_values(at: &StrictLoader<'_>, name: &str, n: usize, k: usize) -> (Vec<f32>, Vec<f32>) {
+pub fn conv1x1_values(at: &Loader<'_>, name: &str, n: usize, k: usize) -> (Vec<f32>, Vec<f32>) {
     let at = at.path(name);
     (at.tensor("weight", &[n, k, 1, 1]), at.tensor("bias", &[n]))
 }
 
 /// `name.weight` and `name.bias` of a LayerNorm.
-pub fn norm(at: &StrictLoader<'_>, name: &str, channels: usize, eps: f32) -> Norm {
+pub fn norm(at: &Loader<'_>, name: &str, channels: usize, eps: f32) -> Result<Norm> {
     let at = at.path(name);
-    Norm {
-        gamma: at.tensor("weight", &[channels]),
-        beta: at.tensor("bias", &[channels]),
-        eps,
-    }
+    Norm::new(at.device, at.tensor("weight", &[channels]), at.tensor("bias", &[channels]), eps)
 }
 
-/// A square convolution.
-pub fn conv(at: &StrictLoader<'_>, name: &str, n: usize, channels: usize, [kernel, stride, padding]: [usize; 3]) -> Conv {
+/// A square convolution of this kernel, stride and padding.
+pub fn conv(at: &Loader<'_>, name: &str, n: usize, channels: usize, geometry: [usize; 3]) -> Result<Conv> {
     let at = at.path(name);
-    let weight = at.tensor("weight", &[n, channels, kernel, kernel]);
-    Conv::new(&weight, n, channels, kernel, stride, padding, Some(&at.tensor("bias", &[n])))
+    let weight = at.tensor("weight", &[n, channels, geometry[0], geometry[0]]);
+    Conv::new(at.device, &weight, [n, channels], geometry, Some(&at.tensor("bias", &[n])))
 }
 
 /// The product b a of two linear maps, y = Wb (Wa x + ba) + bb, as one: weight [n, k] and bias [n]; sums in f64.

@@ -21,6 +21,7 @@ use crate::ops::resize::ResizePlan;
 use crate::weights::{Checkpoint, StrictLoader};
 use anyhow::Result;
 use encoder::ImageEncoder;
+use load::Loader;
 use mask_decoder::MaskDecoder;
 use memory_attention::MemoryAttention;
 use memory_encoder::MemoryEncoder;
@@ -51,19 +52,19 @@ pub struct Sam2 {
 impl Sam2 {
     /// Loads a checkpoint, strictly: every tensor is used and none is missing.
     pub fn load(checkpoint: &Checkpoint, config: Config, device: &Device) -> Result<Self> {
-        let at = StrictLoader::new(checkpoint);
+        let at = Loader::new(StrictLoader::new(checkpoint), device);
         let (d, m) = (config.d_model, config.mem_dim);
         let times = at.tensor("maskmem_tpos_enc", &[config.num_maskmem, 1, 1, m]);
         // Only for a slice without any memory, which tracking never meets.
         at.ignore("no_mem_embed");
         at.ignore("no_mem_pos_enc");
-        let prompt = PromptEncoder::load(&at, &config, device);
+        let prompt = PromptEncoder::load(&at, &config)?;
         let network = Self {
-            encoder: ImageEncoder::load(&at, &config, device)?,
-            memory_attention: MemoryAttention::load(&at, &config, &times, device),
-            decoder: MaskDecoder::load(&at, &config, &prompt),
+            encoder: ImageEncoder::load(&at, &config)?,
+            memory_attention: MemoryAttention::load(&at, &config, &times)?,
+            decoder: MaskDecoder::load(&at, &config, &prompt)?,
             prompt,
-            memory_encoder: MemoryEncoder::load(&at, &config),
+            memory_encoder: MemoryEncoder::load(&at, &config)?,
             pointer_position: (
                 at.tensor("obj_ptr_tpos_proj.weight", &[m, d]),
                 at.tensor("obj_ptr_tpos_proj.bias", &[m]),

@@ -1,14 +1,13 @@
 //! The prompt encoder: what the mask decoder is told besides the image. Here a prompt is a mask or nothing; points and boxes are not used.
 
 use super::config::Config;
-use super::load;
+use super::load::{self, Loader};
 use super::position;
-use crate::device::Device;
 use crate::ops::conv::{Conv, conv};
 use crate::ops::linear::{Epilogue, Input, Linear, linear_new};
 use crate::ops::norm::Norm;
 use crate::tensor::Tensor;
-use crate::weights::StrictLoader;
+use anyhow::Result;
 
 /// Prompt embeddings and their constants.
 pub struct PromptEncoder {
@@ -26,8 +25,11 @@ pub struct PromptEncoder {
 
 impl PromptEncoder {
     /// Loads `sam_prompt_encoder` and `mask_downsample`.
-    pub fn load(at: &StrictLoader<'_>, config: &Config, device: &Device) -> Self {
-        let shrink = load::conv(at, "mask_downsample", 1, 1, [4, 4, 0]);
+    ///
+    /// # Errors
+    /// When the device's budget has no room for it.
+    pub fn load(at: &Loader<'_>, config: &Config) -> Result<Self> {
+        let shrink = load::conv(at, "mask_downsample", 1, 1, [4, 4, 0])?;
         let at = at.path("sam_prompt_encoder");
         let (d, grid) = (config.d_model, config.grid());
         let first = load::rows(&at, "mask_downscaling.0.weight");
@@ -36,28 +38,31 @@ impl PromptEncoder {
         for i in 0..4 {
             at.ignore(&format!("point_embeddings.{i}.weight"));
         }
-        Self {
-            dense_position: Tensor::from_slice(device, &[grid * grid, d], &position::random_fourier(grid, &gaussian)),
-            no_mask: Tensor::from_slice(device, &[1, d], &at.tensor("no_mask_embed.weight", &[1, d])),
+        Ok(Self {
+            dense_position: Tensor::from_slice(at.device, &[grid * grid, d], &position::random_fourier(grid, &gaussian))?,
+            no_mask: Tensor::from_slice(at.device, &[1, d], &at.tensor("no_mask_embed.weight", &[1, d]))?,
             not_a_point: at.tensor("not_a_point_embed.weight", &[1, d]),
             shrink,
             downscale: [
                 (
-                    load::conv(&at, "mask_downscaling.0", first, 1, [2, 2, 0]),
-                    load::norm(&at, "mask_downscaling.1", first, 1e-6),
+                    load::conv(&at, "mask_downscaling.0", first, 1, [2, 2, 0])?,
+                    load::norm(&at, "mask_downscaling.1", first, 1e-6)?,
                 ),
                 (
-                    load::conv(&at, "mask_downscaling.3", second, first, [2, 2, 0]),
-                    load::norm(&at, "mask_downscaling.4", second, 1e-6),
+                    load::conv(&at, "mask_downscaling.3", second, first, [2, 2, 0])?,
+                    load::norm(&at, "mask_downscaling.4", second, 1e-6)?,
                 ),
             ],
-            project: load::conv1x1(&at, "mask_downscaling.6", d, second),
-        }
+            project: load::conv1x1(&at, "mask_downscaling.6", d, second)?,
+        })
     }
 
     /// The dense embedding [N * P, d] of masks [N, S, S, 1] of zeros and ones.
-    pub fn mask(&self, mask: &Tensor) -> Tensor {
-        let mut x = conv(mask, &self.shrink, Epilogue::NONE);
+    ///
+    /// # Errors
+    /// Those of a CUDA device.
+    pub fn mask(&self, mask: &Tensor) -> Result<Tensor> {
+        let mut x = conv(mask, &self.shrink, Epilogue::NONE)?;
         for (weights, norm) in &self.downscale {
             x = conv(
                 &x,
@@ -67,10 +72,10 @@ impl PromptEncoder {
                     gelu: true,
                     ..Epilogue::NONE
                 },
-            );
+            )?;
         }
-        let y = linear_new(Input::Plain(&x), &self.project, Epilogue::NONE);
+        let y = linear_new(Input::Plain(&x), &self.project, Epilogue::NONE)?;
         let shape = [y.rows(), y.width()];
-        y.reshaped(&shape)
+        Ok(y.reshaped(&shape))
     }
 }

@@ -4,17 +4,18 @@
 //! where the volume was inserted does not matter.
 
 use crate::ops::memory_attention::{Memory, Slices};
+use crate::ops::rows::{self, Put};
 use crate::sam2::encoder::Features;
 use crate::sam2::{Sam2, memory_bank};
+use crate::tensor::Tensor;
 use anyhow::Result;
 
-/// The lane's memory: recent slices' tokens and all pointers it may attend to.
+/// The lane's memory: which recent slices its ring holds, and all pointers it may attend to. The tokens stand in a ring of [`rings`].
 #[derive(Clone)]
 pub struct Lane {
     /// Where the next slice stands.
     position: usize,
-    /// Recent tracked slices' tokens [P, slots, M].
-    tokens: Vec<f32>,
+    /// Slots of a ring.
     slots: usize,
     /// Position of the slice in each used slot.
     held: Vec<usize>,
@@ -32,30 +33,37 @@ pub struct Lane {
     pointer_values: Vec<f32>,
 }
 
+/// Rings for the recent slices' tokens of `count` lanes, [count, P, slots, M].
+///
+/// # Errors
+/// When the device's budget has no room for them.
+pub fn rings(net: &Sam2, count: usize) -> Result<Tensor> {
+    let config = &net.config;
+    Tensor::zeros(net.device(), &[count, config.grid().pow(2), config.num_maskmem - 1, config.mem_dim])
+}
+
 impl Lane {
     /// A lane before any tracked slice; `conditioning` are (position, pointer).
     pub fn new(net: &Sam2, labelled: usize, conditioning: Vec<(usize, Vec<f32>)>, reach: usize) -> Self {
         let slots = net.config.num_maskmem - 1;
-        let width = net.config.mem_dim;
         Self {
             position: labelled,
-            tokens: vec![0.0; net.config.grid().pow(2) * slots * width],
             slots,
             held: Vec::with_capacity(slots),
             conditioning,
             tracked: Vec::new(),
             reach,
-            width,
+            width: net.config.mem_dim,
             times: Vec::with_capacity(slots),
             pointer_keys: Vec::new(),
             pointer_values: Vec::new(),
         }
     }
 
-    /// Bytes it holds.
+    /// Bytes of host memory it holds.
     pub fn bytes(&self) -> usize {
         let pointers = self.conditioning.iter().chain(&self.tracked).map(|(_, p)| p.len()).sum::<usize>();
-        4 * (self.tokens.len() + pointers + self.pointer_keys.capacity() + self.pointer_values.capacity())
+        4 * (pointers + self.pointer_keys.capacity() + self.pointer_values.capacity())
     }
 
     /// Works out what the slice at the lane's position attends to; `positions` [distances, M] are the pointers' ([`Sam2::pointer_positions`]).
@@ -85,58 +93,62 @@ impl Lane {
         }
     }
 
-    /// What was worked out, with the support's conditioning slices.
-    pub fn memory<'a>(&'a self, conditioning: Slices<'a>) -> Memory<'a> {
+    /// What was worked out, with the support's conditioning slices; the lane's tokens stand in ring `ring` of `rings`.
+    pub fn memory<'a>(&'a self, conditioning: Slices<'a>, rings: &'a Tensor, ring: usize) -> Memory<'a> {
         let recent = Slices {
-            tokens: &self.tokens,
-            slots: self.slots,
+            tokens: Some((rings, ring)),
             times: &self.times,
         };
         Memory {
             conditioning,
-            recent,
+            recent: if self.times.is_empty() { Slices::NONE } else { recent },
             pointer_keys: &self.pointer_keys,
             pointer_values: &self.pointer_values,
             start: None,
         }
     }
 
-    /// Takes in what the slice at the lane's position left behind, [P, M] tokens and a pointer, and moves on.
-    pub fn remember(&mut self, tokens: &[f32], pointer: &[f32]) {
+    /// Moves on from the slice at the lane's position, which left `pointer` behind, and says which slot of its ring its tokens go to.
+    ///
+    /// # Errors
+    /// Those of a CUDA device.
+    pub fn remember(&mut self, pointer: &[f32], rings: &mut Tensor, ring: usize) -> Result<usize> {
         let now = self.position;
-        self.forget(now + 1);
-        let slot = self.held.len();
-        for (p, token) in tokens.chunks_exact(self.width).enumerate() {
-            self.tokens[(p * self.slots + slot) * self.width..][..self.width].copy_from_slice(token);
+        let unseen = self.held.iter().position(|&s| now + 1 - s > self.slots);
+        let slot = unseen.unwrap_or(self.held.len());
+        match unseen {
+            Some(slot) => self.held[slot] = now,
+            None => self.held.push(now),
         }
-        self.held.push(now);
         self.tracked.retain(|(position, _)| now + 1 - position < self.reach);
         self.tracked.push((now, pointer.to_vec()));
         self.position += 1;
+        self.forget(rings, ring)?;
+        // Used slots stand together: if the new one was last, it may have filled another gap.
+        Ok(self.held.iter().position(|&s| s == now).unwrap_or(slot))
     }
 
-    /// Frees the slots of slices too far back to be seen from position `t`.
-    fn forget(&mut self, t: usize) {
+    /// Frees the slots of slices too far back to be seen from the lane's position.
+    fn forget(&mut self, rings: &mut Tensor, ring: usize) -> Result<()> {
         let mut slot = 0;
         while slot < self.held.len() {
-            if t - self.held[slot] <= self.slots {
+            if self.position - self.held[slot] <= self.slots {
                 slot += 1;
                 continue;
             }
             let last = self.held.len() - 1;
             if slot != last {
-                for row in self.tokens.chunks_exact_mut(self.slots * self.width) {
-                    row.copy_within(last * self.width..(last + 1) * self.width, slot * self.width);
-                }
+                rows::move_slot(rings, ring, last, slot)?;
             }
             self.held.swap_remove(slot);
         }
+        Ok(())
     }
 
-    /// Tracks a labelled slice with an empty mask, at `position`, before any query slice.
+    /// Tracks a labelled slice with an empty mask, at `position`, before any query slice; the lane's tokens stand in the first ring.
     ///
     /// # Errors
-    /// Those of the network's resizes.
+    /// Those of a CUDA device.
     pub fn track_empty(
         &mut self,
         net: &Sam2,
@@ -144,25 +156,34 @@ impl Lane {
         features: &Features,
         conditioning: Slices<'_>,
         positions: &[f32],
+        rings: &mut Tensor,
     ) -> Result<()> {
         self.position = position;
-        self.forget(position);
+        self.forget(rings, 0)?;
         self.look(positions);
-        let start = net.memory_attention.start(&features.top);
-        let memory = self.memory(conditioning);
-        let embedding = net.memory_attention.forward(&[&start], &[memory], &[None]);
-        let decoded = net.decoder.track(&embedding, &[features], &net.prompt);
-        let part = net.memory_encoder.features(&features.top);
-        let tokens = net.remember_tracked(&decoded, &[&part])?;
-        self.remember(tokens.values(), &decoded.pointers[0]);
-        Ok(())
+        let start = net.memory_attention.start(&features.top)?;
+        let memory = self.memory(conditioning, rings, 0);
+        let embedding = net.memory_attention.forward(start, &[memory], &[None])?;
+        let decoded = net.decoder.track(&embedding, &features.skips, &net.prompt)?;
+        let tokens = net.remember_tracked(&decoded, &[0], net.memory_encoder.features(&features.top)?)?;
+        let slot = self.remember(&decoded.pointers[0], rings, 0)?;
+        rows::put_slots(rings, &tokens, &[Put { from: 0, ring: 0, slot }])
     }
 
     /// Stands before the first query slice, at `position`.
-    pub fn rewind(&mut self, position: usize) {
+    ///
+    /// # Errors
+    /// Those of a CUDA device.
+    pub fn rewind(&mut self, position: usize, rings: &mut Tensor) -> Result<()> {
         self.position = position;
-        self.forget(position);
+        self.forget(rings, 0)?;
         let reach = self.reach;
         self.tracked.retain(|(s, _)| position - s < reach);
+        Ok(())
+    }
+
+    /// Whether its ring holds any slice.
+    pub fn holds_slices(&self) -> bool {
+        !self.held.is_empty()
     }
 }

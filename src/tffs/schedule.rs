@@ -4,21 +4,27 @@
 //! same support's tokens and share layer 1's attention over them. Probabilities go straight into integer sums: nothing of size (runs x volume) is kept, and the bytes
 //! do not depend on how many lanes step together.
 
-use super::ensemble::{Ensemble, Sums};
-use super::lane::Lane;
+use super::ensemble::Ensemble;
+use super::lane::{self, Lane};
+use super::store::{Opened, Store};
 use super::support::{Direction, Support};
+use crate::device::Device;
 use crate::messages::Progress;
-use crate::ops::memory_attention::{Memory, Slices};
+use crate::ops::components;
+use crate::ops::ensemble::{self, Sums};
+use crate::ops::memory_attention::{Memory, Slices, State};
 use crate::ops::resize::ResizePlan;
+use crate::ops::rows::{self, Put};
 use crate::sam2::Sam2;
-use crate::sam2::encoder::Features;
+use crate::sam2::encoder::Skips;
 use crate::sam2::mask_decoder::Decoded;
 use crate::sam2::memory_attention::Start;
+use crate::sam2::remember::FILLED;
 use crate::stop::Stop;
 use crate::tensor::Tensor;
-use crate::volume::components::{Runs, fill_holes_2d};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Seconds per stage of the work.
@@ -32,6 +38,8 @@ pub struct Hooks<'a> {
     pub progress: &'a Progress,
     /// Where seconds are added up.
     pub seconds: Seconds,
+    /// A device to wait for after every stage, so that the seconds are those of its work; without it they are those of queueing.
+    pub waits_for: Option<Device>,
 }
 
 impl<'a> Hooks<'a> {
@@ -41,6 +49,7 @@ impl<'a> Hooks<'a> {
             stop,
             progress,
             seconds: Seconds::new(),
+            waits_for: None,
         }
     }
 
@@ -48,155 +57,264 @@ impl<'a> Hooks<'a> {
     pub fn timed<R>(&mut self, stage: &'static str, work: impl FnOnce() -> R) -> R {
         let begin = Instant::now();
         let result = work();
+        if let Some(device) = &self.waits_for {
+            // An error is met again by the next call that waits.
+            let _ = device.synchronise();
+        }
         *self.seconds.entry(stage).or_default() += begin.elapsed().as_secs_f64();
         result
     }
 }
 
-/// An encoded query slice.
-struct Encoded {
-    features: Features,
-    /// Layer 1 of memory attention as far as the slice alone decides it.
-    start: Start,
-    /// The features' part of the slice's memory.
-    part: Tensor,
-}
-
-/// An encoded query volume.
+/// An encoded query volume: what memory attention, the mask decoder and the memory encoder need of every slice.
 pub struct Query {
-    slices: Vec<Encoded>,
+    /// Layer 1 of memory attention as far as the slice alone decides it: [P, d] each.
+    x: Store,
+    q: Store,
+    /// The features' part of the slice's memory, [P, d].
+    part: Store,
+    /// [4 P, d / 4].
+    middle: Store,
+    /// [16 P, d / 8].
+    fine: Store,
+    slices: usize,
     plane: (usize, usize),
 }
 
+/// How a query is encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoding {
+    /// Slices in all.
+    pub slices: usize,
+    /// The volume's own (H, W).
+    pub plane: (usize, usize),
+    /// Slices the encoder takes at once.
+    pub batch: usize,
+    /// Whether features are kept in host memory, and brought to the device when they are used.
+    pub spilled: bool,
+}
+
 impl Query {
-    /// Encodes slices [S, S] as they come; `plane` is the volume's own (H, W).
+    /// Encodes slices [S, S] as they come.
     ///
     /// # Errors
-    /// What the slices fail with; [`Stopped`](crate::stop::Stopped).
+    /// What the slices fail with; [`Stopped`](crate::stop::Stopped); those of a CUDA device.
     pub fn encode(
         net: &Sam2,
-        slices: impl Iterator<Item = Result<Vec<f32>>>,
-        plane: (usize, usize),
+        mut slices: impl Iterator<Item = Result<Vec<f32>>>,
+        encoding: Encoding,
         hooks: &mut Hooks<'_>,
     ) -> Result<Self> {
-        let size = net.config.image_size;
-        let mut encoded = Vec::new();
-        let mut slices = slices;
-        while let Some(slice) = hooks.timed("read", || slices.next()) {
-            hooks.stop.check()?;
-            let slice = slice?;
-            hooks.timed("encode", || {
-                let x = Tensor::from_slice(net.device(), &[1, size, size, 1], &slice);
-                encoded.extend(net.encoder.forward(&x, &mut |_, _| {}).into_iter().map(|features| Encoded {
-                    start: net.memory_attention.start(&features.top),
-                    part: net.memory_encoder.features(&features.top),
-                    features,
-                }));
-            });
-            hooks.progress.advance(1);
+        let (size, d, p) = (net.config.image_size, net.config.d_model, net.config.grid().pow(2));
+        let store = |shape| Store::new(net.device(), encoding.slices, shape, encoding.spilled);
+        let mut query = Self {
+            x: store([p, d])?,
+            q: store([p, d])?,
+            part: store([p, d])?,
+            middle: store([4 * p, d / 4])?,
+            fine: store([16 * p, d / 8])?,
+            slices: 0,
+            plane: encoding.plane,
+        };
+        let mut batch = Vec::with_capacity(encoding.batch.max(1) * size * size);
+        while query.slices < encoding.slices {
+            let wanted = encoding.batch.clamp(1, encoding.slices - query.slices);
+            batch.clear();
+            for _ in 0..wanted {
+                let slice = hooks
+                    .timed("read", || slices.next())
+                    .context("fewer slices than the volume has")??;
+                hooks.stop.check()?;
+                batch.extend_from_slice(&slice);
+            }
+            hooks.timed("encode", || query.take(net, &batch, wanted))?;
+            hooks.progress.advance(wanted as u64);
         }
-        Ok(Self { slices: encoded, plane })
+        Ok(query)
+    }
+
+    /// Encodes the next slices.
+    fn take(&mut self, net: &Sam2, slices: &[f32], count: usize) -> Result<()> {
+        let (size, first) = (net.config.image_size, self.slices);
+        let x = Tensor::from_slice(net.device(), &[count, size, size, 1], slices)?;
+        let features = net.encoder.forward(&x, &mut |_, _| {})?;
+        drop(x);
+        let start = net.memory_attention.start(&features.top)?;
+        self.x.put(first, &start.x)?;
+        self.q.put(first, &start.q)?;
+        self.part.put(first, &net.memory_encoder.features(&features.top)?)?;
+        self.middle.put(first, &features.skips.middle)?;
+        self.fine.put(first, &features.skips.fine)?;
+        self.slices += count;
+        Ok(())
+    }
+
+    fn starts(&self, slices: &[usize]) -> Result<Start> {
+        Ok(Start {
+            x: self.x.gather(slices)?,
+            q: self.q.gather(slices)?,
+        })
+    }
+
+    fn skips(&self, slices: &[usize]) -> Result<Skips> {
+        Ok(Skips {
+            middle: self.middle.gather(slices)?,
+            fine: self.fine.gather(slices)?,
+        })
     }
 
     /// Number of slices.
     pub fn len(&self) -> usize {
-        self.slices.len()
+        self.slices
     }
 
     /// Whether it has no slice.
     pub fn is_empty(&self) -> bool {
-        self.slices.is_empty()
+        self.slices == 0
     }
 }
 
-/// One insertion place, its current lane, and where that stands.
+/// One insertion place of a support, its current lane, and where that stands.
 struct Slot {
+    /// Number of the support in its group.
+    support: usize,
     place: usize,
     lane: Lane,
     slice: usize,
 }
 
-/// What stays the same over the lanes of one support.
+/// A support and the places it is inserted at.
+pub type Insertions<'a> = (&'a Support, &'a [usize]);
+
+/// What stays the same over the lanes of a group of supports.
 struct Run<'a> {
     net: &'a Sam2,
     query: &'a Query,
-    conditioning: Slices<'a>,
-    /// Positions of pointers by distance.
-    positions: Vec<f32>,
-    /// Layer 1's attention over the conditioning tokens, per query slice, once a lane has asked for it.
-    shared: Vec<Option<Tensor>>,
+    group: Vec<Member<'a>>,
     to_plane: ResizePlan,
     fill_holes: usize,
+    /// The slots' recent tokens [slots, P, memory slots, M].
+    rings: Tensor,
 }
 
-/// Runs the lanes of one support at the given places and adds their probabilities to `sums`; at most `lanes` of them step together.
+/// A support whose lanes step.
+struct Member<'a> {
+    support: &'a Support,
+    places: &'a [usize],
+    tokens: Opened<'a>,
+    times: Vec<usize>,
+    /// Positions of pointers by distance.
+    positions: Vec<f32>,
+    /// Layer 1's attention over the conditioning tokens, per query slice, once a lane has asked for it: the states it is among, and which.
+    shared: Vec<Option<(Rc<Tensor>, usize)>>,
+}
+
+impl<'a> Member<'a> {
+    fn new(net: &Sam2, query: &Query, (support, places): Insertions<'a>) -> Result<Self> {
+        Ok(Self {
+            support,
+            places,
+            tokens: support.tokens()?,
+            times: vec![net.config.num_maskmem - 1; support.conditioning.len()],
+            positions: net.pointer_positions(support.reach, support.slices + query.len() + 1),
+            shared: (0..query.len()).map(|_| None).collect(),
+        })
+    }
+
+    fn conditioning(&self) -> Slices<'_> {
+        Slices {
+            tokens: Some((&self.tokens, 0)),
+            times: &self.times,
+        }
+    }
+}
+
+/// Groups of supports whose lanes step together: as many in their order as have at most `lanes` places, or one that has more.
+fn groups<'a>(supports: &[Insertions<'a>], lanes: usize) -> Vec<Vec<Insertions<'a>>> {
+    let mut groups: Vec<Vec<Insertions<'_>>> = Vec::new();
+    let mut taken = usize::MAX;
+    for &(support, places) in supports {
+        if taken.saturating_add(places.len()) > lanes {
+            groups.push(Vec::new());
+            taken = 0;
+        }
+        taken += places.len();
+        groups.last_mut().into_iter().for_each(|group| group.push((support, places)));
+    }
+    groups
+}
+
+/// Runs all lanes of the supports and adds their probabilities to `sums`; at most `lanes` of them step together.
 ///
 /// # Errors
-/// [`Stopped`](crate::stop::Stopped).
-pub fn run_support(
+/// [`Stopped`](crate::stop::Stopped); those of a CUDA device.
+pub fn run_supports(
     net: &Sam2,
     query: &Query,
-    support: &Support,
-    places: &[usize],
+    supports: &[Insertions<'_>],
     (lanes, fill_holes): (usize, usize),
     sums: &mut Sums,
     hooks: &mut Hooks<'_>,
 ) -> Result<()> {
-    let tokens = support.expanded_tokens();
-    let times = vec![net.config.num_maskmem - 1; support.conditioning.len()];
     let side = 4 * net.config.grid();
-    let mut run = Run {
-        net,
-        query,
-        conditioning: Slices {
-            tokens: &tokens,
-            slots: times.len(),
-            times: &times,
-        },
-        positions: net.pointer_positions(support.reach, support.slices + query.len() + 1),
-        shared: (0..query.len()).map(|_| None).collect(),
-        to_plane: ResizePlan::bilinear((side, side), query.plane)?,
-        fill_holes,
-    };
-    for places in places.chunks(lanes.max(1)) {
-        let mut slots: Vec<Slot> = places
-            .iter()
-            .map(|&place| Slot {
-                place,
-                lane: support.lane(Direction::Forward),
-                slice: place,
-            })
+    for group in groups(supports, lanes) {
+        let places: usize = group.iter().map(|(_, places)| places.len()).sum();
+        let lanes = lanes.clamp(1, places.max(1));
+        let mut run = Run {
+            net,
+            query,
+            group: group
+                .into_iter()
+                .map(|member| Member::new(net, query, member))
+                .collect::<Result<_>>()?,
+            to_plane: ResizePlan::bilinear((side, side), query.plane)?,
+            fill_holes,
+            rings: lane::rings(net, lanes)?,
+        };
+        let members = run.group.iter().enumerate();
+        let all: Vec<(usize, usize)> = members
+            .flat_map(|(index, member)| member.places.iter().map(move |&place| (index, place)))
             .collect();
-        for step in 0..query.len() {
-            hooks.stop.check()?;
-            for slot in &mut slots {
-                let forward = query.len() - slot.place;
-                match step {
-                    _ if step < forward => slot.slice = slot.place + step,
-                    _ => {
-                        if step == forward {
-                            slot.lane = support.lane(Direction::Backward);
-                        }
-                        slot.slice = slot.place - 1 - (step - forward);
-                    }
-                }
-            }
-            run.step(&mut slots, sums, hooks)?;
-            hooks.progress.advance(slots.len() as u64);
-        }
+        all.chunks(lanes).try_for_each(|slots| run.all_slices(slots, sums, hooks))?;
     }
     Ok(())
 }
 
 impl Run<'_> {
+    /// All slices for these (support, place), which step together.
+    fn all_slices(&mut self, places: &[(usize, usize)], sums: &mut Sums, hooks: &mut Hooks<'_>) -> Result<()> {
+        let slots = places.iter().enumerate().map(|(ring, &(support, place))| {
+            Ok(Slot {
+                support,
+                place,
+                lane: self.group[support].support.lane(Direction::Forward, &mut self.rings, ring)?,
+                slice: place,
+            })
+        });
+        let mut slots = slots.collect::<Result<Vec<_>>>()?;
+        let slices = self.query.len();
+        for step in 0..slices {
+            hooks.stop.check()?;
+            for (ring, slot) in slots.iter_mut().enumerate() {
+                let forward = slices - slot.place;
+                if step == forward {
+                    slot.lane = self.group[slot.support].support.lane(Direction::Backward, &mut self.rings, ring)?;
+                }
+                slot.slice = if step < forward {
+                    slot.place + step
+                } else {
+                    slot.place - 1 - (step - forward)
+                };
+            }
+            self.step(&mut slots, sums, hooks)?;
+            hooks.progress.advance(slots.len() as u64);
+        }
+        Ok(())
+    }
+
     fn step(&mut self, slots: &mut [Slot], sums: &mut Sums, hooks: &mut Hooks<'_>) -> Result<()> {
-        let decoded = self.attend_and_decode(slots, hooks);
-        hooks.timed("ensemble", || {
-            slots
-                .iter()
-                .enumerate()
-                .try_for_each(|(item, slot)| self.add(&decoded, item, slot.slice, sums))
-        })?;
+        let decoded = self.attend_and_decode(slots, hooks)?;
+        hooks.timed("ensemble", || self.add(&decoded, slots, sums))?;
         // A lane's last slice leaves nothing behind that would be looked at.
         let last = self.query.len() - 1;
         let goes_on = |slot: &Slot| {
@@ -211,56 +329,77 @@ impl Run<'_> {
             return Ok(());
         }
         hooks.timed("encode memory", || {
-            let parts: Vec<&Tensor> = staying.iter().map(|&item| &self.query.slices[slots[item].slice].part).collect();
-            let masks: Vec<&[f32]> = staying.iter().map(|&item| decoded.best_mask(item)).collect();
-            let present: Vec<bool> = staying.iter().map(|&item| decoded.scores[item] > 0.0).collect();
-            let tokens = self.net.remember(&masks, &parts, &present, false)?;
-            let len = tokens.values().len() / staying.len();
-            for (row, &item) in staying.iter().enumerate() {
-                slots[item]
-                    .lane
-                    .remember(&tokens.values()[row * len..][..len], &decoded.pointers[item]);
+            let slices: Vec<usize> = staying.iter().map(|&item| slots[item].slice).collect();
+            let parts = self.query.part.gather(&slices)?;
+            let tokens = self.net.remember_tracked(&decoded, &staying, parts)?;
+            let mut puts = Vec::with_capacity(staying.len());
+            for (from, &ring) in staying.iter().enumerate() {
+                let slot = slots[ring].lane.remember(&decoded.pointers[ring], &mut self.rings, ring)?;
+                puts.push(Put { from, ring, slot });
             }
-            Ok(())
+            rows::put_slots(&mut self.rings, &tokens, &puts)
         })
     }
 
     /// Memory attention and mask decoder of every slot's slice.
-    fn attend_and_decode(&mut self, slots: &mut [Slot], hooks: &mut Hooks<'_>) -> Decoded {
+    fn attend_and_decode(&mut self, slots: &mut [Slot], hooks: &mut Hooks<'_>) -> Result<Decoded> {
+        let slices: Vec<usize> = slots.iter().map(|slot| slot.slice).collect();
         let embedding = hooks.timed("attend", || {
             for slot in slots.iter_mut() {
-                slot.lane.look(&self.positions);
-                if self.shared[slot.slice].is_none() {
-                    // Nothing but the conditioning tokens: what every lane of the support sees of this slice in layer 1.
-                    let memory = Memory {
-                        conditioning: self.conditioning,
-                        recent: Slices::NONE,
-                        pointer_keys: &[],
-                        pointer_values: &[],
-                        start: None,
-                    };
-                    let start = &self.query.slices[slot.slice].start;
-                    self.shared[slot.slice] = Some(self.net.memory_attention.share(start, memory));
-                }
+                slot.lane.look(&self.group[slot.support].positions);
             }
-            let starts: Vec<&Start> = slots.iter().map(|slot| &self.query.slices[slot.slice].start).collect();
-            let memories: Vec<_> = slots.iter().map(|slot| slot.lane.memory(self.conditioning)).collect();
-            let shared: Vec<Option<&Tensor>> = slots.iter().map(|slot| self.shared[slot.slice].as_ref()).collect();
-            self.net.memory_attention.forward(&starts, &memories, &shared)
-        });
-        let features: Vec<&Features> = slots.iter().map(|slot| &self.query.slices[slot.slice].features).collect();
-        hooks.timed("decode masks", || self.net.decoder.track(&embedding, &features, &self.net.prompt))
+            self.share(slots)?;
+            let (mut memories, mut shared) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
+            for (ring, slot) in slots.iter().enumerate() {
+                let member = &self.group[slot.support];
+                memories.push(slot.lane.memory(member.conditioning(), &self.rings, ring));
+                shared.push(member.shared[slot.slice].as_ref().map(|(of, lane)| State { of, lane: *lane }));
+            }
+            self.net.memory_attention.forward(self.query.starts(&slices)?, &memories, &shared)
+        })?;
+        hooks.timed("decode masks", || {
+            self.net.decoder.track(&embedding, &self.query.skips(&slices)?, &self.net.prompt)
+        })
     }
 
-    /// Adds one lane's probabilities of its slice; holes are filled in the output only.
-    fn add(&self, decoded: &Decoded, item: usize, slice: usize, sums: &mut Sums) -> Result<()> {
-        let side = 4 * self.net.config.grid();
-        if self.fill_holes == 0 {
-            return sums.add(slice, decoded.best_mask(item), &self.to_plane);
+    /// Makes what the slots' lanes share and none has asked for yet: layer 1's attention to the conditioning tokens, and nothing else.
+    fn share(&mut self, slots: &[Slot]) -> Result<()> {
+        let mut missing: Vec<(usize, usize)> = slots.iter().map(|slot| (slot.support, slot.slice)).collect();
+        missing.retain(|&(support, slice)| self.group[support].shared[slice].is_none());
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
         }
-        let mut filled = decoded.best_mask(item).to_vec();
-        fill_holes_2d(&mut filled, side, side, self.fill_holes, 0.1, &mut Runs::default())?;
-        sums.add(slice, &filled, &self.to_plane)
+        let memory = |&(support, _): &(usize, usize)| Memory {
+            conditioning: self.group[support].conditioning(),
+            recent: Slices::NONE,
+            pointer_keys: &[],
+            pointer_values: &[],
+            start: None,
+        };
+        let memories: Vec<Memory<'_>> = missing.iter().map(memory).collect();
+        let slices: Vec<usize> = missing.iter().map(|(_, slice)| *slice).collect();
+        let states = Rc::new(self.net.memory_attention.share(&self.query.q.gather(&slices)?, &memories)?);
+        for (lane, (support, slice)) in missing.into_iter().enumerate() {
+            self.group[support].shared[slice] = Some((Rc::clone(&states), lane));
+        }
+        Ok(())
+    }
+
+    /// Adds every slot's probabilities of its slice; holes are filled in the output only.
+    fn add(&self, decoded: &Decoded, slots: &[Slot], sums: &mut Sums) -> Result<()> {
+        let planes = decoded.best_planes(0..slots.len());
+        let runs = |planes: &[usize]| -> Vec<ensemble::Run> {
+            let pairs = planes.iter().zip(slots);
+            pairs.map(|(&plane, slot)| ensemble::Run { plane, slice: slot.slice }).collect()
+        };
+        if self.fill_holes == 0 {
+            return sums.add(&decoded.masks, &runs(&planes), &self.to_plane);
+        }
+        let filled = components::holes_filled(&decoded.masks, &planes, self.fill_holes, FILLED)?;
+        let planes: Vec<usize> = (0..slots.len()).collect();
+        sums.add(&filled, &runs(&planes), &self.to_plane)
     }
 }
 
@@ -269,7 +408,7 @@ pub struct ClassPlan<'a> {
     /// The class's label.
     pub class: u8,
     /// Supports that show the class, and places.
-    pub supports: Vec<(&'a Support, &'a [usize])>,
+    pub supports: Vec<Insertions<'a>>,
 }
 
 /// Runs every class of a query and returns the ensemble.
@@ -289,10 +428,8 @@ pub fn run_classes(
     hooks.progress.stage("labelling", total as u64);
     for plan in plans {
         let mut sums = ensemble.sums(runs(plan))?;
-        for (support, places) in &plan.supports {
-            run_support(net, query, support, places, settings, &mut sums, hooks)?;
-        }
-        hooks.timed("ensemble", || ensemble.take(plan.class, sums));
+        run_supports(net, query, &plan.supports, settings, &mut sums, hooks)?;
+        hooks.timed("ensemble", || ensemble.take(plan.class, &sums))?;
     }
     Ok(ensemble)
 }

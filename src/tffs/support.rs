@@ -4,15 +4,18 @@
 //! empty mask are tracked before any query slice is, from conditioning slices alone: once per direction. Distances to pointers are relative, so the insertion place does
 //! not matter, except that sequences shorter than 16 shorten the pointers' reach: that is part of the key.
 
-use super::lane::Lane;
+use super::lane::{self, Lane};
 use super::source::Labelled;
+use super::store::{Kept, Opened};
 use crate::ops::memory_attention::Slices;
+use crate::ops::rows::{Put, gather, put, put_slots};
 use crate::sam2::Sam2;
 use crate::sam2::encoder::Features;
 use crate::stop::Stop;
 use crate::tensor::Tensor;
-use anyhow::Result;
-use half::bf16;
+use crate::volume::ReadAhead;
+use anyhow::{Context, Result};
+use std::rc::Rc;
 
 /// Forwards from the labelled volume, or backwards (over the mirrored sequence).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,29 +33,42 @@ pub struct Support {
     pub reach: usize,
     /// Positions of conditioning slices, ascending.
     pub conditioning: Vec<usize>,
-    /// Their memory tokens [P, conditioning slices, M], as bf16.
-    tokens: Vec<bf16>,
-    /// Their object pointers [d].
-    pointers: Vec<Vec<f32>>,
+    /// Their memory tokens [1, P, conditioning slices, M].
+    tokens: Kept,
     /// What lanes start from, forwards and backwards.
-    starts: [Lane; 2],
+    starts: [Start; 2],
 }
 
-/// Labelled slices whose mask is empty and which a pass meets: their features, until they are tracked.
-type Empty = Vec<Option<Features>>;
+/// A lane about to meet its first query slice, and its ring [1, P, slots, M] if that holds slices.
+struct Start {
+    lane: Lane,
+    ring: Option<Kept>,
+}
+
+/// How supports are built.
+#[derive(Clone, Copy, Debug)]
+pub struct Building {
+    /// How far back pointers go, exclusive.
+    pub reach: usize,
+    /// Holes of prompts of at most this many pixels are filled.
+    pub fill_holes: usize,
+    /// Whether tokens are kept in host memory, and brought to the device when they are used.
+    pub spilled: bool,
+    /// Slices that are encoded and prompted at once.
+    pub batch: usize,
+}
 
 impl Support {
-    /// Builds the supports of several classes of one labelled volume, each slice encoded once. A class without any labelled slice gives `None`.
+    /// Builds the supports of several classes of one labelled volume, each slice encoded once and read ahead. A class without any labelled slice gives `None`.
     ///
     /// # Errors
-    /// Unreadable slices; [`Stopped`](crate::stop::Stopped), looked for before every slice.
+    /// Unreadable slices; [`Stopped`](crate::stop::Stopped), looked for before every slice; those of a CUDA device.
     pub fn build(
         net: &Sam2,
         labelled: &Labelled,
         classes: &[u8],
         plane: (usize, usize),
-        reach: usize,
-        fill_holes: usize,
+        building: Building,
         stop: &Stop,
     ) -> Result<Vec<Option<Self>>> {
         let size = net.config.image_size;
@@ -60,150 +76,195 @@ impl Support {
             .iter()
             .map(|&class| labelled.labels.prompts(class, plane, size))
             .collect::<Result<Vec<_>>>()?;
-        let mut read = labelled.image.reader(size)?;
-        let mut read_slice = |z: usize, out: &mut Tensor| {
-            stop.check()?;
-            read(z, out.values_mut())
-        };
-        Self::build_from(net, &mut read_slice, &prompts, reach, fill_holes)
+        let read = labelled.image.reader(size)?;
+        let stop = stop.clone();
+        Self::build_from(net, &prompts, building, |wanted| {
+            let mut read = read;
+            let slices = ReadAhead::new(wanted, 2 * building.batch, move |z| {
+                stop.check()?;
+                let mut out = vec![0.0; size * size];
+                read(z, &mut out)?;
+                Ok(out)
+            })?;
+            Ok(slices.map(|(_, slice)| slice))
+        })
     }
 
-    /// The same from prompts per class and slice, and a reader of slices [1, S, S, 1].
+    /// The same from prompts per class and slice; `read` is told which slices are wanted, and gives them [S, S] in that order.
     ///
     /// # Errors
-    /// Whatever the reader fails with.
-    pub fn build_from(
+    /// Whatever reading fails with; those of a CUDA device.
+    pub fn build_from<S: Iterator<Item = Result<Vec<f32>>>>(
         net: &Sam2,
-        read: &mut dyn FnMut(usize, &mut Tensor) -> Result<()>,
         prompts: &[Vec<Option<Vec<u8>>>],
-        reach: usize,
-        fill_holes: usize,
+        building: Building,
+        read: impl FnOnce(Vec<usize>) -> Result<S>,
     ) -> Result<Vec<Option<Self>>> {
         let size = net.config.image_size;
         let slices = prompts.first().map_or(0, Vec::len);
-        let needed: Vec<[Vec<bool>; 2]> = prompts
+        let mut parts = prompts
             .iter()
-            .map(|masks| needed_empties(masks, net.config.num_maskmem, reach))
-            .collect();
-        let mut parts: Vec<Part> = prompts.iter().map(|_| Part::default()).collect();
-        let mut slice = Tensor::empty(net.device(), &[1, size, size, 1]);
-        for z in 0..slices {
-            let prompted = prompts.iter().any(|masks| masks[z].is_some());
-            let tracked = needed.iter().any(|[forward, backward]| forward[z] || backward[z]);
-            if !prompted && !tracked {
-                parts.iter_mut().for_each(|part| part.empties.push(None));
-                continue;
+            .map(|masks| Part::new(net, masks, building))
+            .collect::<Result<Vec<_>>>()?;
+        let wanted: Vec<usize> = (0..slices).filter(|&z| parts.iter().any(|part| part.wants(z))).collect();
+        let mut read = read(wanted.clone())?;
+        for batch in wanted.chunks(building.batch.max(1)) {
+            let mut pixels = Vec::with_capacity(batch.len() * size * size);
+            for _ in batch {
+                pixels.extend(read.next().context("fewer slices than are wanted")??);
             }
-            read(z, &mut slice)?;
-            let features = net.encoder.forward(&slice, &mut |_, _| {});
-            let Some(features) = features.into_iter().next() else { continue };
-            for ((part, masks), [forward, backward]) in parts.iter_mut().zip(prompts).zip(&needed) {
-                if let Some(mask) = &masks[z] {
-                    let made = net.prompt_with_masks(&[&features], &[mask], fill_holes)?;
-                    part.conditioning.push(z);
-                    part.tokens.push(made.tokens.values().iter().map(|&v| bf16::from_f32(v)).collect());
-                    part.pointers.extend(made.pointers);
+            let x = Tensor::from_slice(net.device(), &[batch.len(), size, size, 1], &pixels)?;
+            let features = net.encoder.forward(&x, &mut |_, _| {})?;
+            drop(x);
+            for part in &mut parts {
+                part.prompt(net, batch, &features.top)?;
+            }
+            for (index, &z) in batch.iter().enumerate() {
+                if !parts.iter().any(|part| part.tracks(z)) {
+                    continue;
                 }
-                let keep = forward[z] || backward[z];
-                part.empties.push(keep.then(|| Features {
-                    top: features.top.clone(),
-                    middle: features.middle.clone(),
-                    fine: features.fine.clone(),
-                }));
+                let features = Rc::new(features.of_slice(index, batch.len())?);
+                for part in parts.iter_mut().filter(|part| part.tracks(z)) {
+                    part.empties[z] = Some(Rc::clone(&features));
+                }
             }
         }
-        parts
-            .into_iter()
-            .zip(needed)
-            .map(|(part, needed)| part.finish(net, slices, &needed, reach))
-            .collect()
+        parts.into_iter().map(|part| part.finish(net)).collect()
     }
 
-    /// Conditioning tokens as memory attention reads them, f32 [P, conditioning slices, M].
-    pub fn expanded_tokens(&self) -> Vec<f32> {
-        self.tokens.iter().map(|v| v.to_f32()).collect()
+    /// The conditioning tokens [1, P, conditioning slices, M].
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn tokens(&self) -> Result<Opened<'_>> {
+        self.tokens.open()
     }
 
-    /// A lane about to meet its first query slice.
-    pub fn lane(&self, direction: Direction) -> Lane {
-        self.starts[direction as usize].clone()
+    /// A lane about to meet its first query slice, whose tokens go to ring `ring` of `rings`.
+    ///
+    /// # Errors
+    /// When the device's budget has no room for a spilled ring.
+    pub fn lane(&self, direction: Direction, rings: &mut Tensor, ring: usize) -> Result<Lane> {
+        let start = &self.starts[direction as usize];
+        if let Some(kept) = &start.ring {
+            let tokens = kept.open()?;
+            put(rings, ring * tokens.rows(), &tokens)?;
+        }
+        Ok(start.lane.clone())
     }
 
-    /// Bytes it holds.
+    /// Bytes it holds, of host and device memory.
     pub fn bytes(&self) -> usize {
-        let pointers: usize = self.pointers.iter().map(|p| 4 * p.len()).sum();
-        2 * self.tokens.len() + 3 * pointers + self.starts.iter().map(Lane::bytes).sum::<usize>()
+        let start = |start: &Start| start.lane.bytes() + start.ring.as_ref().map_or(0, Kept::bytes);
+        self.tokens.bytes() + self.starts.iter().map(start).sum::<usize>()
     }
 }
 
 /// A support in the making.
-#[derive(Default)]
-struct Part {
+struct Part<'a> {
+    masks: &'a [Option<Vec<u8>>],
+    building: Building,
+    /// Empty slices that must be tracked, forwards and backwards.
+    needed: [Vec<bool>; 2],
     conditioning: Vec<usize>,
-    tokens: Vec<Vec<bf16>>,
+    /// [1, P, conditioning slices, M], filled as they come; none without any.
+    tokens: Option<Tensor>,
     pointers: Vec<Vec<f32>>,
-    empties: Empty,
+    /// Features of empty slices that a pass meets, until they are tracked.
+    empties: Vec<Option<Rc<Features>>>,
 }
 
-impl Part {
-    fn finish(self, net: &Sam2, slices: usize, needed: &[Vec<bool>; 2], reach: usize) -> Result<Option<Support>> {
-        let count = self.conditioning.len();
-        if count == 0 {
-            return Ok(None);
+impl<'a> Part<'a> {
+    fn new(net: &Sam2, masks: &'a [Option<Vec<u8>>], building: Building) -> Result<Self> {
+        let config = &net.config;
+        let count = masks.iter().flatten().count();
+        let shape = [1, config.grid().pow(2), count, config.mem_dim];
+        Ok(Self {
+            masks,
+            building,
+            needed: needed_empties(masks, config.num_maskmem, building.reach),
+            conditioning: Vec::with_capacity(count),
+            tokens: (count > 0).then(|| Tensor::empty(net.device(), &shape)).transpose()?,
+            pointers: Vec::with_capacity(count),
+            empties: vec![None; masks.len()],
+        })
+    }
+
+    fn tracks(&self, z: usize) -> bool {
+        self.needed.iter().any(|needed| needed[z])
+    }
+
+    fn wants(&self, z: usize) -> bool {
+        self.masks[z].is_some() || self.tracks(z)
+    }
+
+    /// Makes memory of those of these slices that show the class; `top` [slices * P, d] are their features.
+    fn prompt(&mut self, net: &Sam2, batch: &[usize], top: &Tensor) -> Result<()> {
+        let Some(tokens) = &mut self.tokens else { return Ok(()) };
+        let shown = batch.iter().enumerate();
+        let (places, masks): (Vec<usize>, Vec<&[u8]>) = shown.filter_map(|(index, &z)| Some((index, self.masks[z].as_deref()?))).unzip();
+        if places.is_empty() {
+            return Ok(());
         }
-        let m = net.config.mem_dim;
-        let mut tokens = vec![bf16::ZERO; count * net.config.grid().pow(2) * m];
-        for (s, slice) in self.tokens.iter().enumerate() {
-            for (p, token) in slice.chunks_exact(m).enumerate() {
-                tokens[(p * count + s) * m..][..m].copy_from_slice(token);
-            }
+        let made = net.prompt_with_masks(&gather(top, top.rows() / batch.len(), &places)?, &masks, self.building.fill_holes)?;
+        let first = self.conditioning.len();
+        let puts: Vec<Put> = (0..places.len())
+            .map(|from| Put {
+                from,
+                ring: 0,
+                slot: first + from,
+            })
+            .collect();
+        put_slots(tokens, &made.tokens, &puts)?;
+        self.conditioning.extend(places.iter().map(|&index| batch[index]));
+        self.pointers.extend(made.pointers);
+        Ok(())
+    }
+
+    fn finish(mut self, net: &Sam2) -> Result<Option<Support>> {
+        let Some(tokens) = self.tokens.take() else { return Ok(None) };
+        let starts = [self.start(net, &tokens, false)?, self.start(net, &tokens, true)?];
+        Ok(Some(Support {
+            slices: self.masks.len(),
+            reach: self.building.reach,
+            conditioning: self.conditioning,
+            tokens: Kept::new(tokens, self.building.spilled)?,
+            starts,
+        }))
+    }
+
+    /// The lane of one direction, once it has tracked the empty slices it must.
+    fn start(&self, net: &Sam2, tokens: &Tensor, backward: bool) -> Result<Start> {
+        let (slices, reach) = (self.masks.len(), self.building.reach);
+        let place = |t: usize| if backward { slices - 1 - t } else { t };
+        let mut pointers: Vec<(usize, Vec<f32>)> = self
+            .conditioning
+            .iter()
+            .map(|&z| place(z))
+            .zip(self.pointers.iter().cloned())
+            .collect();
+        pointers.sort_by_key(|(position, _)| *position);
+        let mut lane = Lane::new(net, slices, pointers, reach);
+        let needed = &self.needed[usize::from(backward)];
+        if !needed.contains(&true) {
+            return Ok(Start { lane, ring: None });
         }
-        let lane = |backward: bool| {
-            let place = |z: usize| if backward { slices - 1 - z } else { z };
-            let mut pointers: Vec<(usize, Vec<f32>)> = self
-                .conditioning
-                .iter()
-                .zip(&self.pointers)
-                .map(|(&z, p)| (place(z), p.clone()))
-                .collect();
-            pointers.sort_by_key(|(position, _)| *position);
-            Lane::new(net, slices, pointers, reach)
+        let times = vec![net.config.num_maskmem - 1; self.conditioning.len()];
+        let conditioning = Slices {
+            tokens: Some((tokens, 0)),
+            times: &times,
         };
-        let mut support = Support {
-            slices,
-            reach,
-            conditioning: self.conditioning.clone(),
-            tokens,
-            pointers: self.pointers.clone(),
-            starts: [lane(false), lane(true)],
-        };
-        for backward in [false, true] {
-            let needed = &needed[usize::from(backward)];
-            if !needed.contains(&true) {
-                continue;
+        let positions = net.pointer_positions(reach, slices + 1);
+        let mut ring = lane::rings(net, 1)?;
+        for position in 0..slices {
+            let z = place(position);
+            if let (true, Some(features)) = (needed[z], &self.empties[z]) {
+                lane.track_empty(net, position, features, conditioning, &positions, &mut ring)?;
             }
-            let expanded = support.expanded_tokens();
-            let times = vec![net.config.num_maskmem - 1; count];
-            let conditioning = Slices {
-                tokens: &expanded,
-                slots: count,
-                times: &times,
-            };
-            let positions = net.pointer_positions(reach, slices + 1);
-            let start = &mut support.starts[usize::from(backward)];
-            let order: Vec<usize> = if backward {
-                (0..slices).rev().collect()
-            } else {
-                (0..slices).collect()
-            };
-            for (position, z) in order.into_iter().enumerate() {
-                if let (true, Some(features)) = (needed[z], &self.empties[z]) {
-                    start.track_empty(net, position, features, conditioning, &positions)?;
-                }
-            }
-            start.rewind(slices);
         }
-        Ok(Some(support))
+        lane.rewind(slices, &mut ring)?;
+        let ring = lane.holds_slices().then(|| Kept::new(ring, self.building.spilled)).transpose()?;
+        Ok(Start { lane, ring })
     }
 }
 

@@ -1,6 +1,5 @@
 //! A volume is one three-dimensional image or label map in a NIfTI file: its geometry, and its voxels, read slice by slice where they lie.
 
-pub mod components;
 mod datatype;
 mod deflate;
 mod geometry;

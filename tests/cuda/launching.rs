@@ -3,9 +3,9 @@
 use super::conformance::Bench;
 use hpc_seg::cuda::driver::{Arguments, Shape};
 use hpc_seg::cuda::launch::Work;
-use hpc_seg::cuda::linear::{Activation, Linear, Residual, TILES};
+use hpc_seg::cuda::linear::{Linear, Operands, TILES};
 use hpc_seg::cuda::norm::Norm;
-use hpc_seg::cuda::sources::specialisations;
+use hpc_seg::cuda::sources::{Specialisation, specialisations};
 
 fn bench() -> Bench {
     Bench::all().next().unwrap()
@@ -74,34 +74,27 @@ fn a_shape_beyond_the_device_is_refused_before_the_launch() {
 fn the_signatures_read_from_the_sources_are_those_of_the_compiled_kernels() {
     let bench = bench();
     let buffer = bench.bf16(&[0.0; 512]);
-    // Four-byte arguments of zero mean no rows: every kernel returns at once, after its arguments were compared with the C++ types.
-    for kernel in specialisations() {
-        let add = |arguments: Arguments, size: &usize| {
-            if *size == 8 {
-                arguments.pointer(buffer.pointer())
-            } else {
-                arguments.int(0)
-            }
+    // What a graph records is compared with the C++ types and not run.
+    let record = |kernel: &Specialisation| {
+        let add = |arguments: Arguments, size: &usize| match *size {
+            8 => arguments.pointer(buffer.pointer()),
+            _ => arguments.int(0),
         };
         let arguments = kernel.parameters.iter().fold(Arguments::new(), add);
-        assert_eq!(arguments.sizes(), kernel.parameters);
-        let tile = TILES.iter().find(|tile| tile.name == kernel.name);
-        let shape = match tile {
-            Some(tile) => Shape {
-                blocks: [1, 1, 1],
-                threads: tile.threads,
-                shared_bytes: tile.shared_bytes() as u32,
-            },
-            None => Shape {
-                threads: if kernel.name.starts_with("norm") { 128 } else { 256 },
-                ..SHAPE
-            },
-        };
-        bench
-            .runtime
-            .launch(kernel.name, shape, arguments, "nothing", Work::default())
-            .unwrap();
-    }
+        assert_eq!(arguments.sizes(), kernel.parameters, "{}", kernel.name);
+        bench.runtime.launch(kernel.name, SHAPE, arguments, "nothing", Work::default())
+    };
+    let all = bench.runtime.capture(|| specialisations().iter().try_for_each(record)).unwrap();
+    assert_eq!(all.steps(), Some(specialisations().len()));
+    let more = || {
+        let arguments = Arguments::new().pointer(buffer.pointer());
+        bench.runtime.driver().launch("ptx_probe", SHAPE, arguments)
+    };
+    let refused = bench.runtime.capture(more).err().unwrap();
+    assert!(
+        format!("{refused:#}").contains("arguments of [8] bytes for C++ parameters of [8, 8, 4]"),
+        "{refused:#}"
+    );
 }
 
 #[test]
@@ -124,18 +117,12 @@ fn a_buffer_that_is_too_small_is_named_with_its_size() {
         "{message}"
     );
     assert!(norm.launch(&bench.runtime, &large, &weight, &weight, &large).is_ok());
-    let linear = Linear {
-        rows: 1,
-        columns: 1,
-        inner: 12,
-        activation: Activation::None,
-    };
-    let message = linear
-        .launch_tile(TILES[1], &bench.runtime, &large, &large, None, Residual::None, &large)
+    let message = Linear::plain(1, 1, 12)
+        .launch_tile(TILES[1], &bench.runtime, &Operands::new(&large, &large, &large))
         .unwrap_err()
         .to_string();
     assert!(
-        message.contains("linear_64x64 takes inner lengths that are multiples of 8"),
+        message.contains("rows 1 columns 1 inner 12") && message.contains("not a problem for linear_64x64"),
         "{message}"
     );
 }
@@ -151,14 +138,8 @@ fn nothing_to_do_is_done_without_a_launch() {
         gelu: false,
     };
     norm.launch(&bench.runtime, &buffer, &buffer, &buffer, &buffer).unwrap();
-    let linear = Linear {
-        rows: 0,
-        columns: 1,
-        inner: 8,
-        activation: Activation::None,
-    };
-    linear
-        .launch(&bench.runtime, &buffer, &buffer, None, Residual::None, &buffer)
+    Linear::plain(0, 1, 8)
+        .launch(&bench.runtime, &Operands::new(&buffer, &buffer, &buffer))
         .unwrap();
 }
 
@@ -168,16 +149,13 @@ fn the_checker_names_kernel_shapes_line_and_cause() {
     let bench = bench();
     let tile = TILES[1];
     let (x, y) = (bench.bf16(&[1.0; 64 * 32]), bench.output(64 * 64));
-    let arguments = Arguments::new()
-        .pointer(x.pointer())
-        .pointer(x.pointer())
-        .optional(None)
-        .optional(None)
-        .pointer(y.pointer());
-    let arguments = arguments.int(64).int(64).int(32).int(1).int(0);
+    let none = |arguments: Arguments, count| (0..count).fold(arguments, |arguments, _| arguments.optional(None));
+    let arguments = none(Arguments::new().pointer(x.pointer()), 4).pointer(x.pointer());
+    let arguments = none(arguments, 4).pointer(y.pointer()).int(64).int(64).int(32);
+    let arguments = arguments.int(1).int(1).int(0).int(0).int(0).int(1).float(0.0).float(0.0);
     let shape = Shape {
         blocks: [1, 1, 1],
-        threads: tile.threads,
+        threads: tile.threads() as u32,
         shared_bytes: 1024,
     };
     refused(
@@ -188,7 +166,7 @@ fn the_checker_names_kernel_shapes_line_and_cause() {
         &[
             "kernel linear_64x64 (rows 2) failed",
             "out of bounds: write 16 B at shared",
-            "tile.cuh:",
+            "linear.cu:",
         ],
     );
 }

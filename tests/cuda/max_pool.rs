@@ -17,6 +17,23 @@ const CASES: &[[usize; 6]] = &[
     [1, 2, 34, 9, 8, 1],
 ];
 
+/// Bugs that [`check`] must notice.
+pub const MUTATIONS: &[super::suites::Mutation] = &[
+    (
+        "one value beyond the last",
+        "max_pool.cu",
+        "if (index >= (u64)",
+        "if (index > (u64)",
+    ),
+    ("three of four", "max_pool.cu", "fmaxf(c[e], d[e])", "c[e]"),
+    (
+        "rows one pixel longer",
+        "max_pool.cu",
+        "pixel % out_width",
+        "pixel % (out_width + 1)",
+    ),
+];
+
 /// Every case on this device.
 pub fn check(bench: &Bench) -> Result<()> {
     let table = ops::max_pool::cases().into_iter().filter(|case| !ops::in_network(case.name));
@@ -24,10 +41,10 @@ pub fn check(bench: &Bench) -> Result<()> {
     for [items, height, width, channels, from, taken] in table.chain(CASES.iter().copied()) {
         let x = values(1, items * height * width * channels);
         let expected = ops::max_pool::max_pool(
-            &Tensor::from_slice(&Device::cpu(1)?, &[items, height, width, channels], &x),
+            &Tensor::from_slice(&Device::cpu(1)?, &[items, height, width, channels], &x)?,
             from,
             taken,
-        );
+        )?;
         let y = bench.output(expected.values().len());
         let pool = MaxPool {
             items,

@@ -26,6 +26,42 @@ const CASES: &[(usize, usize, bool)] = &[
     (2, 1279, true),
 ];
 
+/// Bugs that [`check`] must notice.
+pub const MUTATIONS: &[super::suites::Mutation] = &[
+    ("rows beyond the last are read", "norm.cu", "if (row >= rows) return;", ""),
+    (
+        "variance about zero",
+        "norm.cu",
+        "(v[i][e] - mean) * (v[i][e] - mean)",
+        "v[i][e] * v[i][e]",
+    ),
+    (
+        "the padding counts in the variance",
+        "norm.cu",
+        "if ((i * LANES + lane) * WIDTH < channels) {",
+        "{",
+    ),
+    (
+        "one access too many per row",
+        "norm.cu",
+        "if (at < channels) {",
+        "if (at <= channels) {",
+    ),
+    ("mean over rows", "norm.cu", "warp_sum(sum) / channels", "warp_sum(sum) / rows"),
+    (
+        "sum over half a warp",
+        "common.cuh",
+        "int offset = LANES / 2",
+        "int offset = LANES / 4",
+    ),
+    (
+        "shuffle of half a warp",
+        "common.cuh",
+        "__shfl_xor_sync(WHOLE_WARP, v",
+        "__shfl_xor_sync(0x0000ffffu, v",
+    ),
+];
+
 /// Every case on this device.
 pub fn check(bench: &Bench) -> Result<()> {
     let table = ops::norm::cases()
@@ -43,13 +79,10 @@ fn check_case(bench: &Bench, rows: usize, channels: usize, gelu: bool) -> Result
         .map(|value| super::conformance::rounded(value + shift))
         .collect();
     let (gamma, beta) = (values(2, channels), values(3, channels));
-    let mut expected = Tensor::from_slice(&Device::cpu(1)?, &[rows, channels], &x);
-    let norm = ops::norm::Norm {
-        gamma: gamma.clone(),
-        beta: beta.clone(),
-        eps: 1e-6,
-    };
-    ops::norm::norm(&mut expected, &norm, gelu);
+    let device = Device::cpu(1)?;
+    let mut expected = Tensor::from_slice(&device, &[rows, channels], &x)?;
+    let norm = ops::norm::Norm::new(&device, gamma.clone(), beta.clone(), 1e-6)?;
+    ops::norm::norm(&mut expected, &norm, gelu)?;
     let y = bench.output(rows * channels);
     let (gamma, beta, x) = (bench.f32(&gamma), bench.f32(&beta), bench.bf16(&x));
     let norm = Norm {

@@ -38,11 +38,14 @@ impl Data {
                 &[items.len(), rows, width],
                 &x[items.start * rows * width..items.end * rows * width],
             )
+            .unwrap()
         };
         let (q, kv) = (part(&self.q, w.query_rows, wide + BEFORE), part(&self.kv, w.key_rows, 2 * wide));
         let mut y = poisoned(device, &[items.len(), w.query_rows, wide]);
         let columns = [Columns(&q, BEFORE), Columns(&kv, 0), Columns(&kv, wide)];
-        attention(columns, Some((&self.padding.0, &self.padding.1)), w, items.len(), c.heads, &mut y);
+        let both = [&self.padding.0[..], &self.padding.1].concat();
+        let padding = Tensor::from_slice(device, &[2, wide], &both).unwrap();
+        attention(columns, Some(&padding), w, items.len(), c.heads, &mut y).unwrap();
         y.values().to_vec()
     }
 
@@ -161,10 +164,10 @@ fn attention_writes_nothing_beside_its_output() {
 #[test]
 fn scores_far_apart_neither_overflow_nor_vanish() {
     let device = Device::cpu(1).unwrap();
-    let q = Tensor::from_slice(&device, &[1, 1], &[200.0]);
+    let q = Tensor::from_slice(&device, &[1, 1], &[200.0]).unwrap();
     let keys: Vec<f32> = (0..130).map(|j| if j == 129 { 100.0 } else { -100.0 + j as f32 }).collect();
-    let k = Tensor::from_slice(&device, &[130, 1], &keys);
-    let v = Tensor::from_slice(&device, &[130, 1], &(0..130).map(|j| j as f32).collect::<Vec<_>>());
+    let k = Tensor::from_slice(&device, &[130, 1], &keys).unwrap();
+    let v = Tensor::from_slice(&device, &[130, 1], &(0..130).map(|j| j as f32).collect::<Vec<_>>()).unwrap();
     let mut y = poisoned(&device, &[1, 1]);
     attention(
         [Columns(&q, 0), Columns(&k, 0), Columns(&v, 0)],
@@ -173,6 +176,7 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
         1,
         1,
         &mut y,
-    );
+    )
+    .unwrap();
     assert_eq!(y.values(), [129.0]);
 }

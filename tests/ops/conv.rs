@@ -15,8 +15,11 @@ struct Data {
     x: Vec<f32>,
     weight: Vec<f32>,
     bias: Vec<f32>,
-    norm: Norm,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
 }
+
+const EPS: f32 = 1e-3;
 
 impl Data {
     fn new(c: &Case) -> Self {
@@ -24,30 +27,30 @@ impl Data {
             x: noise(c.items * c.size.0 * c.size.1 * c.channels, 1),
             weight: noise(c.n * c.channels * c.kernel * c.kernel, 2),
             bias: noise(c.n, 3),
-            norm: Norm {
-                gamma: noise(c.n, 4),
-                beta: noise(c.n, 5),
-                eps: 1e-3,
-            },
+            gamma: noise(c.n, 4),
+            beta: noise(c.n, 5),
         }
     }
 
     fn run(&self, device: &Device, c: &Case, items: std::ops::Range<usize>, normed: bool) -> Vec<f32> {
-        let weights = Conv::new(&self.weight, c.n, c.channels, c.kernel, c.stride, c.padding, Some(&self.bias));
+        let window = [c.kernel, c.stride, c.padding];
+        let weights = Conv::new(device, &self.weight, [c.n, c.channels], window, Some(&self.bias)).unwrap();
+        let norm = Norm::new(device, self.gamma.clone(), self.beta.clone(), EPS).unwrap();
         let len = self.x.len() / c.items;
         let shape = [items.len(), c.size.0, c.size.1, c.channels];
-        let x = hpc_seg::tensor::Tensor::from_slice(device, &shape, &self.x[items.start * len..items.end * len]);
+        let x = hpc_seg::tensor::Tensor::from_slice(device, &shape, &self.x[items.start * len..items.end * len]).unwrap();
         let (h, w) = out_size(c);
         poison(device, items.len() * h * w * c.n);
         let y = conv(
             &x,
             &weights,
             Epilogue {
-                norm: normed.then_some(&self.norm),
+                norm: normed.then_some(&norm),
                 gelu: normed,
                 ..Epilogue::NONE
             },
-        );
+        )
+        .unwrap();
         assert_eq!(y.shape(), [items.len(), h, w, c.n], "{c:?}");
         y.values().to_vec()
     }
@@ -75,10 +78,7 @@ impl Data {
             }
         }
         if normed {
-            out = layer_norm(&out, &self.norm.gamma, &self.norm.beta, self.norm.eps)
-                .into_iter()
-                .map(gelu)
-                .collect();
+            out = layer_norm(&out, &self.gamma, &self.beta, EPS).into_iter().map(gelu).collect();
         }
         out
     }
@@ -116,9 +116,6 @@ fn an_image_is_convolved_alike_alone_and_in_a_batch() {
 #[should_panic(expected = "under a window of 5")]
 fn an_image_smaller_than_the_window_is_refused() {
     let device = Device::cpu(1).unwrap();
-    conv(
-        &tensor(&device, &[1, 3, 9, 1], 1),
-        &Conv::new(&noise(25, 2), 1, 1, 5, 1, 0, None),
-        Epilogue::NONE,
-    );
+    let weights = Conv::new(&device, &noise(25, 2), [1, 1], [5, 1, 0], None).unwrap();
+    let _ = conv(&tensor(&device, &[1, 3, 9, 1], 1), &weights, Epilogue::NONE);
 }

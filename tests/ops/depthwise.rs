@@ -29,17 +29,13 @@ impl Data {
     }
 
     fn run(&self, device: &Device, c: &Case, items: std::ops::Range<usize>) -> Vec<f32> {
-        let norm = Norm {
-            gamma: self.gamma.clone(),
-            beta: self.beta.clone(),
-            eps: EPS,
-        };
-        let weights = Depthwise::new(&self.weight, self.bias.clone(), norm);
+        let norm = Norm::new(device, self.gamma.clone(), self.beta.clone(), EPS).unwrap();
+        let weights = Depthwise::new(device, &self.weight, self.bias.clone(), norm).unwrap();
         let len = self.x.len() / c.items;
         let shape = [items.len(), c.size.0, c.size.1, c.channels];
-        let x = Tensor::from_slice(device, &shape, &self.x[items.start * len..items.end * len]);
+        let x = Tensor::from_slice(device, &shape, &self.x[items.start * len..items.end * len]).unwrap();
         poison(device, items.len() * len);
-        depthwise(&x, &weights).values().to_vec()
+        depthwise(&x, &weights).unwrap().values().to_vec()
     }
 
     fn oracle(&self, c: &Case, row: usize) -> Vec<f64> {

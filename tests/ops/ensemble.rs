@@ -1,7 +1,7 @@
 //! `ops::ensemble` against f64.
 
 use crate::support::ops::{noise, takes};
-use hpc_seg::ops::ensemble::{MAX_RUNS, ONE, cases, ensemble, entropy};
+use hpc_seg::ops::ensemble::{MAX_RUNS, ONE, cases, ensemble};
 use hpc_seg::ops::resize::ResizePlan;
 
 const GUARD: usize = 40;
@@ -61,11 +61,4 @@ fn sums_of_another_size_are_refused() {
     assert!(ensemble(&[0.0; 4], &plan, &mut [0; 8], &mut [0; 9]).is_err());
     assert!(ensemble(&[0.0; 4], &plan, &mut [0; 9], &mut [0; 10]).is_err());
     assert!(ensemble(&[0.0; 5], &plan, &mut [0; 9], &mut [0; 9]).is_err());
-}
-
-#[test]
-fn entropy_is_zero_when_certain_and_ln_2_when_not() {
-    assert_eq!((entropy(0.0), entropy(1.0)), (0.0, 0.0));
-    assert!((entropy(0.5) - std::f32::consts::LN_2).abs() < 1e-7);
-    assert!((entropy(0.2) - 0.500_402_4).abs() < 1e-6);
 }

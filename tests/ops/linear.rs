@@ -66,12 +66,17 @@ const KINDS: [Kind; 5] = [
     },
 ];
 
-fn make_norm(c: usize, seed: u64) -> Norm {
-    Norm {
-        gamma: noise(c, seed),
-        beta: noise(c, seed + 1),
-        eps: 1e-3,
-    }
+/// Factors and offsets of a norm.
+type Affine = (Vec<f32>, Vec<f32>);
+
+const EPS: f32 = 1e-3;
+
+fn affine(c: usize, seed: u64) -> Affine {
+    (noise(c, seed), noise(c, seed + 1))
+}
+
+fn make_norm(device: &Device, (gamma, beta): &Affine) -> Norm {
+    Norm::new(device, gamma.clone(), beta.clone(), EPS).unwrap()
 }
 
 struct Data {
@@ -82,8 +87,8 @@ struct Data {
     scale: Vec<f32>,
     residual: Vec<f32>,
     old: Vec<f32>,
-    before: Norm,
-    after: Norm,
+    before: Affine,
+    after: Affine,
 }
 
 /// Rows of position and residual: fewer than m, so that they repeat.
@@ -101,21 +106,22 @@ impl Data {
             scale: noise(n, 5),
             residual: noise(period(m) * n, 6),
             old: noise(m * n, 7),
-            before: make_norm(k, 8),
-            after: make_norm(n, 10),
+            before: affine(k, 8),
+            after: affine(n, 10),
         }
     }
 
     fn run(&self, device: &Device, Case { m, n, k, .. }: Case, kind: Kind) -> Vec<f32> {
-        let x = Tensor::from_slice(device, &[m, k], &self.x);
-        let position = Tensor::from_slice(device, &[period(m), k], &self.position);
-        let residual = Tensor::from_slice(device, &[period(m), n], &self.residual);
+        let x = Tensor::from_slice(device, &[m, k], &self.x).unwrap();
+        let position = Tensor::from_slice(device, &[period(m), k], &self.position).unwrap();
+        let residual = Tensor::from_slice(device, &[period(m), n], &self.residual).unwrap();
         let weights = match kind.scaled {
-            true => Linear::scaled(&self.weight, n, k, Some(&self.bias), &self.scale),
-            false => Linear::new(&self.weight, n, k, Some(&self.bias)),
+            true => Linear::scaled(device, &self.weight, n, k, Some(&self.bias), &self.scale).unwrap(),
+            false => Linear::new(device, &self.weight, n, k, Some(&self.bias)).unwrap(),
         };
+        let (before, after) = (make_norm(device, &self.before), make_norm(device, &self.after));
         let input = match (kind.norm_before, kind.position) {
-            (true, _) => Input::Norm(&x, &self.before),
+            (true, _) => Input::Norm(&x, &before),
             (_, true) => Input::Sum(&x, &position),
             _ => Input::Plain(&x),
         };
@@ -123,21 +129,21 @@ impl Data {
             activation: [Activation::None, Activation::Relu, Activation::Gelu][kind.activation as usize],
             residual: kind.residual.then_some(&residual),
             accumulate: kind.accumulate,
-            norm: kind.norm_after.then_some(&self.after),
+            norm: kind.norm_after.then_some(&after),
             gelu: kind.gelu_after,
         };
         let mut y = poisoned(device, &[m, n]);
         if kind.accumulate {
             y.values_mut().copy_from_slice(&self.old);
         }
-        linear(input, &weights, epilogue, &mut y);
+        linear(input, &weights, epilogue, &mut y).unwrap();
         y.values().to_vec()
     }
 
     fn oracle(&self, Case { m, n, k, .. }: Case, kind: Kind, row: usize) -> Vec<f64> {
         let mut x: Vec<f64> = self.x[row * k..][..k].iter().map(|&v| f64::from(v)).collect();
         if kind.norm_before {
-            x = layer_norm(&x, &self.before.gamma, &self.before.beta, self.before.eps);
+            x = layer_norm(&x, &self.before.0, &self.before.1, EPS);
         }
         if kind.position {
             x.iter_mut()
@@ -165,7 +171,7 @@ impl Data {
         };
         let mut y: Vec<f64> = (0..n).map(column).collect();
         if kind.norm_after {
-            y = layer_norm(&y, &self.after.gamma, &self.after.beta, self.after.eps);
+            y = layer_norm(&y, &self.after.0, &self.after.1, EPS);
         }
         if kind.gelu_after {
             y.iter_mut().for_each(|v| *v = gelu(*v));
@@ -238,8 +244,8 @@ fn the_product_writes_nothing_beside_its_output() {
 fn a_residual_of_another_width_is_refused() {
     let device = Device::cpu(1).unwrap();
     let (x, residual) = (tensor(&device, &[4, 3], 1), tensor(&device, &[4, 2], 2));
-    let weights = Linear::new(&noise(9, 3), 3, 3, None);
-    linear(
+    let weights = Linear::new(&device, &noise(9, 3), 3, 3, None).unwrap();
+    let _ = linear(
         Input::Plain(&x),
         &weights,
         Epilogue {

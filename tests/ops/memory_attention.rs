@@ -3,7 +3,7 @@
 use crate::support::ops::{assert_close, assert_same, attend, noise, on_any_threads, poisoned, takes};
 use hpc_seg::cpu::memory_attention as cpu;
 use hpc_seg::device::Device;
-use hpc_seg::ops::memory_attention::{Case, KeyTables, Memory, Slices, cases, memory_attention, partial};
+use hpc_seg::ops::memory_attention::{Case, KeyTables, Memory, Pointers, Slices, State, cases, memory_attention, partial};
 use hpc_seg::ops::rope::Rope;
 use hpc_seg::tensor::Tensor;
 
@@ -53,26 +53,38 @@ impl Data {
         }
     }
 
-    fn tables(&self, c: &Case) -> KeyTables {
+    fn tables(&self, device: &Device, c: &Case) -> KeyTables {
         KeyTables::new(
+            device,
             &self.weight,
             &self.bias,
             &self.times,
             &self.position,
-            &Rope::new(c.d, c.grid, THETA),
+            &Rope::new(device, c.d, c.grid, THETA).unwrap(),
         )
+        .unwrap()
     }
 
-    fn memories(&self, c: &Case) -> Vec<Memory<'_>> {
+    /// Rings of the conditioning slices, of which the last is used and the others are NaN, and of the lanes' own slices, in descending order.
+    fn rings(&self, device: &Device, c: &Case) -> [Tensor; 2] {
+        let p = c.grid.0 * c.grid.1;
+        let mut conditioning = vec![f32::NAN; self.conditioning.len()];
+        conditioning.extend_from_slice(&self.conditioning);
+        let recent: Vec<f32> = self.recent.iter().rev().flatten().copied().collect();
+        [
+            Tensor::from_slice(device, &[2, p, c.slots, c.m], &conditioning).unwrap(),
+            Tensor::from_slice(device, &[c.lanes, p, recent_slots(c), c.m], &recent).unwrap(),
+        ]
+    }
+
+    fn memories<'a>(&'a self, c: &Case, [conditioning, recent]: &'a [Tensor; 2]) -> Vec<Memory<'a>> {
         let lane = |lane: usize| Memory {
             conditioning: Slices {
-                tokens: &self.conditioning,
-                slots: c.slots,
+                tokens: Some((conditioning, 1)),
                 times: &self.conditioning_times,
             },
             recent: Slices {
-                tokens: &self.recent[lane],
-                slots: recent_slots(c),
+                tokens: Some((recent, c.lanes - 1 - lane)),
                 times: &self.recent_times,
             },
             pointer_keys: &self.pointer_keys,
@@ -83,19 +95,23 @@ impl Data {
     }
 
     fn queries(&self, device: &Device, c: &Case) -> Tensor {
-        Tensor::from_slice(device, &[c.lanes * c.grid.0 * c.grid.1, c.d], &self.q)
+        Tensor::from_slice(device, &[c.lanes * c.grid.0 * c.grid.1, c.d], &self.q).unwrap()
     }
 
     fn run(&self, device: &Device, c: &Case) -> Vec<f32> {
         let q = self.queries(device, c);
         let mut y = poisoned(device, &[q.rows(), c.m]);
-        memory_attention(&q, &self.tables(c), &self.memories(c), &mut y);
+        let rings = self.rings(device, c);
+        let memories = self.memories(c, &rings);
+        let pointers = Pointers::of(device, &memories).unwrap();
+        memory_attention(&q, &self.tables(device, c), &memories, &pointers, &mut y).unwrap();
         y.values().to_vec()
     }
 
     /// The conditioning slices first, as a state; then the rest.
     fn run_in_two(&self, device: &Device, c: &Case) -> Vec<f32> {
-        let (q, tables, memories) = (self.queries(device, c), self.tables(c), self.memories(c));
+        let (q, tables, rings) = (self.queries(device, c), self.tables(device, c), self.rings(device, c));
+        let memories = self.memories(c, &rings);
         let first: Vec<Memory<'_>> = memories
             .iter()
             .map(|m| Memory {
@@ -105,14 +121,12 @@ impl Data {
                 ..*m
             })
             .collect();
-        let states = partial(&q, &tables, &first);
-        let rest: Vec<Memory<'_>> = memories
-            .iter()
-            .zip(states.values().chunks_exact(tables.state_len()))
-            .map(|(m, state)| m.after(Some(state)))
-            .collect();
+        let states = partial(&q, &tables, &first).unwrap();
+        let state = |lane| Some(State { of: &states, lane });
+        let rest: Vec<Memory<'_>> = memories.iter().enumerate().map(|(lane, m)| m.after(state(lane))).collect();
         let mut y = poisoned(device, &[q.rows(), c.m]);
-        memory_attention(&q, &tables, &rest, &mut y);
+        let pointers = Pointers::of(device, &rest).unwrap();
+        memory_attention(&q, &tables, &rest, &pointers, &mut y).unwrap();
         y.values().to_vec()
     }
 }
@@ -244,7 +258,7 @@ fn rows_and_states_stay_between_their_guards() {
     const GUARD: usize = 64;
     let device = Device::cpu(2).unwrap();
     for c in cases().into_iter().filter(|case| !hpc_seg::ops::in_network(case.name)) {
-        let (data, rope) = (Data::new(&c), Rope::new(c.d, c.grid, THETA));
+        let (data, rope) = (Data::new(&c), Rope::new(&device, c.d, c.grid, THETA).unwrap());
         let height = c.m + c.times;
         let p = c.grid.0 * c.grid.1;
         // Any tables will do: only where results go is looked at.
@@ -258,9 +272,25 @@ fn rows_and_states_stay_between_their_guards() {
             rows_y: noise(height * c.d / 2, 2),
             rows_pointer: noise((c.m + 1) * c.d, 3),
             position: data.position.clone(),
-            cos: rope.cos,
-            sin: rope.sin,
+            cos: rope.cos.to_vec(),
+            sin: rope.sin.to_vec(),
         };
+        let lane = |lane: usize| cpu::Memory {
+            conditioning: cpu::Slices {
+                tokens: &data.conditioning,
+                slots: c.slots,
+                times: &data.conditioning_times,
+            },
+            recent: cpu::Slices {
+                tokens: &data.recent[lane],
+                slots: recent_slots(&c),
+                times: &data.recent_times,
+            },
+            pointer_keys: &data.pointer_keys,
+            pointer_values: &data.pointer_values,
+            start: None,
+        };
+        let memories: Vec<cpu::Memory<'_>> = (0..c.lanes).map(lane).collect();
         for states in [false, true] {
             let len = if states {
                 c.lanes * cpu::state_len(p, c.m)
@@ -275,7 +305,7 @@ fn rows_and_states_stay_between_their_guards() {
             } else {
                 cpu::Output::Rows(inner)
             };
-            device.install(|| cpu::memory_attention(&data.q, &tables, &data.memories(&c), output));
+            device.install(|| cpu::memory_attention(&data.q, &tables, &memories, output));
             assert!(buffer[..GUARD].iter().chain(&buffer[GUARD + len..]).all(|&v| v == -7.5), "{c:?}");
             assert!(buffer[GUARD..GUARD + len].iter().all(|v| v.is_finite()), "{c:?}");
         }

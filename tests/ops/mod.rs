@@ -1,6 +1,7 @@
 //! Every op against plain loops in f64, over its own table of cases.
 
 mod attention;
+mod components;
 mod conv;
 mod depthwise;
 mod ensemble;
@@ -16,4 +17,6 @@ mod resize;
 mod resize_nearest;
 mod resize_u8;
 mod rope;
+mod rows;
+mod take;
 mod upscale;

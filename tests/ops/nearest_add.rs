@@ -10,8 +10,9 @@ fn nearest_add_equals_plain_loops() {
         let ((h, w), c) = (case.size, case.channels);
         let (x, old) = (noise(case.items * h * w * c, 1), noise(case.items * 4 * h * w * c, 2));
         let got = on_any_threads(case.name, |device| {
-            let mut y = Tensor::from_slice(device, &[case.items, 2 * h, 2 * w, c], &old);
-            nearest_add(&mut y, &Tensor::from_slice(device, &[case.items, h, w, c], &x));
+            let mut y = Tensor::from_slice(device, &[case.items, 2 * h, 2 * w, c], &old).unwrap();
+            let x = Tensor::from_slice(device, &[case.items, h, w, c], &x).unwrap();
+            nearest_add(&mut y, &x).unwrap();
             y.values().to_vec()
         });
         let mut want = old.clone();

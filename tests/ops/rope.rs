@@ -12,8 +12,8 @@ fn rope_turns_pairs_by_x_then_by_y_and_leaves_other_columns() {
         let ((h, w), d) = (case.grid, case.width);
         let x = noise(case.items * h * w * case.channels, 1);
         let got = on_any_threads(case.name, |device| {
-            let mut y = Tensor::from_slice(device, &[case.items, h, w, case.channels], &x);
-            rope(&mut y, case.from, &Rope::new(d, case.grid, THETA));
+            let mut y = Tensor::from_slice(device, &[case.items, h, w, case.channels], &x).unwrap();
+            rope(&mut y, case.from, &Rope::new(device, d, case.grid, THETA).unwrap()).unwrap();
             y.values().to_vec()
         });
         assert_rows(&format!("{case:?}"), &got, case.channels, 20.0 * d as f64, |row| {

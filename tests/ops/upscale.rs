@@ -31,24 +31,21 @@ impl Data {
     }
 
     fn run(&self, device: &Device, c: &Case, items: std::ops::Range<usize>) -> Vec<f32> {
-        let norm = c.norm.then(|| Norm {
-            gamma: self.gamma.clone(),
-            beta: self.beta.clone(),
-            eps: EPS,
-        });
-        let weights = Upscale::new(&self.weight, c.c, c.o, &self.bias, norm);
+        let norm = c
+            .norm
+            .then(|| Norm::new(device, self.gamma.clone(), self.beta.clone(), EPS).unwrap());
+        let weights = Upscale::new(device, &self.weight, c.c, c.o, &self.bias, norm).unwrap();
         let len = self.x.len() / c.items;
         let x = Tensor::from_slice(
             device,
             &[items.len(), c.size.0, c.size.1, c.c],
             &self.x[items.start * len..items.end * len],
-        );
-        let skips: Vec<Tensor> = self.skips[items.clone()]
-            .iter()
-            .map(|s| Tensor::from_slice(device, &[s.len() / c.o, c.o], s))
-            .collect();
+        )
+        .unwrap();
+        let skip = self.skips[items.clone()].concat();
+        let skip = Tensor::from_slice(device, &[skip.len() / c.o, c.o], &skip).unwrap();
         poison(device, 4 * items.len() * c.size.0 * c.size.1 * c.o);
-        upscale(&x, &weights, &skips.iter().collect::<Vec<_>>()).values().to_vec()
+        upscale(&x, &weights, &skip).unwrap().values().to_vec()
     }
 
     fn oracle(&self, c: &Case, row: usize) -> Vec<f64> {

@@ -18,9 +18,13 @@ fn check(model: &str) {
     let net = Sam2::load(&checkpoint, Config::of(&checkpoint, Some(&smaller)).unwrap(), &device).unwrap();
     drop(checkpoint);
     let slice: Vec<f32> = (0..256 * 256).map(|i| ((i * 7919) % 251) as f32).collect();
-    let x = Tensor::from_slice(&device, &[1, 256, 256, 1], &slice);
-    let features = device.install(|| net.encoder.forward(&x, &mut |_, _| {})).remove(0);
-    for (name, level) in [("fpn0", &features.fine), ("fpn1", &features.middle), ("fpn2", &features.top)] {
+    let x = Tensor::from_slice(&device, &[1, 256, 256, 1], &slice).unwrap();
+    let features = device.install(|| net.encoder.forward(&x, &mut |_, _| {})).unwrap();
+    for (name, level) in [
+        ("fpn0", &features.skips.fine),
+        ("fpn1", &features.skips.middle),
+        ("fpn2", &features.top),
+    ] {
         let sampled: Vec<f32> = level.values().iter().step_by(997).copied().collect();
         assert_close(&format!("{model}.{name}"), &sampled, &file.f32(&format!("{model}.{name}")).unwrap());
     }

@@ -9,6 +9,7 @@ const ORDER: &[&str] = &[
     "main",
     "commands",
     "cli",
+    "bench",
     "cohort",
     "ssl",
     "tffs",
@@ -176,15 +177,19 @@ fn macro_homes(sources: &[Source]) -> BTreeMap<String, String> {
     homes
 }
 
+/// The module above `ops` that may name devices: it measures what they can do at most.
+const MEASURES_DEVICES: &str = "bench";
+
 /// Devices named by modules above `ops`.
 pub fn named_devices(sources: &[Source]) -> Vec<String> {
     let pattern = regex(r"\bDevice\s*::\s*(?:Cpu|Cuda)\b|\bcudarc\b");
     let ops = rank("ops");
     let mut complaints = Vec::new();
-    for source in sources
-        .iter()
-        .filter(|source| source.module().is_some_and(|module| rank(module) < ops))
-    {
+    for source in sources.iter().filter(|source| {
+        source
+            .module()
+            .is_some_and(|module| rank(module) < ops && module != MEASURES_DEVICES)
+    }) {
         let code = source.product_code();
         let named = pattern
             .find_iter(code)

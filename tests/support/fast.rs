@@ -5,8 +5,9 @@ use hpc_seg::messages::Progress;
 use hpc_seg::sam2::{Sam2, memory_bank};
 use hpc_seg::stop::Stop;
 use hpc_seg::tffs::ensemble::{Ensemble, Labelling};
-use hpc_seg::tffs::schedule::{ClassPlan, Hooks, Query, run_classes};
-use hpc_seg::tffs::support::Support;
+use hpc_seg::tffs::plan::Plan;
+use hpc_seg::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
+use hpc_seg::tffs::support::{Building, Support};
 
 /// A labelled volume: slices [S, S], and per class the prompts.
 pub struct Prepared {
@@ -17,20 +18,41 @@ pub struct Prepared {
 
 /// Runs every class 1, 2, ... of `labelled` on the query, `lanes` lanes a step.
 pub fn run(net: &Sam2, query: &[Vec<f32>], plane: (usize, usize), labelled: &[Prepared], lanes: usize, fill_holes: usize) -> Labelling {
+    run_as_planned(net, query, plane, labelled, &Plan::cpu(lanes), fill_holes)
+}
+
+/// The same by a plan.
+pub fn run_as_planned(
+    net: &Sam2,
+    query: &[Vec<f32>],
+    plane: (usize, usize),
+    labelled: &[Prepared],
+    plan: &Plan,
+    fill_holes: usize,
+) -> Labelling {
     let (stop, progress) = (Stop::new(), Progress::silent());
     let mut hooks = Hooks::new(&stop, &progress);
-    let encoded = Query::encode(net, query.iter().map(|s| Ok(s.clone())), plane, &mut hooks).unwrap();
+    let encoding = Encoding {
+        slices: query.len(),
+        plane,
+        batch: plan.batch,
+        spilled: plan.spilled_query,
+    };
+    let encoded = Query::encode(net, query.iter().map(|s| Ok(s.clone())), encoding, &mut hooks).unwrap();
     let classes = labelled[0].prompts.len();
     let limit = net.config.max_obj_ptrs_in_encoder;
     let supports: Vec<Vec<Option<Support>>> = labelled
         .iter()
         .map(|volume| {
             let reach = memory_bank::pointer_reach(query.len() + volume.slices.len(), limit);
-            let mut read = |z: usize, out: &mut hpc_seg::tensor::Tensor| {
-                out.values_mut().copy_from_slice(&volume.slices[z]);
-                Ok(())
+            let read = |wanted: Vec<usize>| Ok(wanted.into_iter().map(|z| Ok(volume.slices[z].clone())));
+            let building = Building {
+                reach,
+                fill_holes,
+                spilled: plan.spilled_supports,
+                batch: plan.support_batch(),
             };
-            Support::build_from(net, &mut read, &volume.prompts, reach, fill_holes).unwrap()
+            Support::build_from(net, &volume.prompts, building, read).unwrap()
         })
         .collect();
     let plans: Vec<ClassPlan<'_>> = (0..classes)
@@ -43,8 +65,8 @@ pub fn run(net: &Sam2, query: &[Vec<f32>], plane: (usize, usize), labelled: &[Pr
                 .collect(),
         })
         .collect();
-    let ensemble = Ensemble::new([query.len(), plane.0, plane.1], 0.5, true);
-    let done = run_classes(net, &encoded, &plans, (lanes, fill_holes), ensemble, &mut hooks).unwrap();
+    let ensemble = Ensemble::new(net.device(), [query.len(), plane.0, plane.1], 0.5, true).unwrap();
+    let done = run_classes(net, &encoded, &plans, (plan.lanes, fill_holes), ensemble, &mut hooks).unwrap();
     done.finish(true).unwrap()
 }
 

@@ -1,12 +1,12 @@
 //! Algorithm 2 to the letter: one lane at a time, every slice encoded and every memory made anew, nothing cached or shared. Slow, and the fast path must equal it.
 
+use hpc_seg::ops::components::{Runs, fill_holes_2d};
 use hpc_seg::ops::memory_attention::{Memory, Slices};
 use hpc_seg::ops::resize::ResizePlan;
 use hpc_seg::sam2::encoder::Features;
 use hpc_seg::sam2::mask_decoder::Decoded;
 use hpc_seg::sam2::{Sam2, memory_bank};
 use hpc_seg::tensor::Tensor;
-use hpc_seg::volume::components::{Runs, fill_holes_2d};
 use std::collections::BTreeMap;
 
 /// What a processed slice left behind.
@@ -22,8 +22,8 @@ pub struct Trace {
 /// Features of one slice [S, S] in 0..255.
 pub fn encode(net: &Sam2, slice: &[f32]) -> Features {
     let s = net.config.image_size;
-    let x = Tensor::from_slice(net.device(), &[1, s, s, 1], slice);
-    net.encoder.forward(&x, &mut |_, _| {}).remove(0)
+    let x = Tensor::from_slice(net.device(), &[1, s, s, 1], slice).unwrap();
+    net.encoder.forward(&x, &mut |_, _| {}).unwrap()
 }
 
 /// One pass over `slices` [S, S]; `masks[t]` is a prompt [S, S] or none. Backwards mirrors the sequence; the result is by original position.
@@ -47,11 +47,11 @@ pub fn pass_with(
     for &t in &conditioning {
         let features = encode(net, &slices[place(t)]);
         let mask = masks[place(t)].as_deref().unwrap();
-        let p = net.prompt_with_masks(&[&features], &[mask], fill_holes).unwrap();
+        let p = net.prompt_with_masks(&features.top, &[mask], fill_holes).unwrap();
         let mut trace = Trace {
-            tokens: p.tokens.values().to_vec(),
+            tokens: p.tokens.to_vec().unwrap(),
             pointer: p.pointers[0].clone(),
-            low_res: p.low_res[0].clone(),
+            low_res: p.low_res,
             attended: None,
             decoded: None,
         };
@@ -76,10 +76,11 @@ fn track(net: &Sam2, features: &Features, t: usize, n: usize, conditioning: &[us
     let (p, m) = (config.grid().pow(2), config.mem_dim);
     let tracked = |s: usize| done.contains_key(&s) && !conditioning.contains(&s);
     // [P, slots, M] of conditioning slices, then of recent ones.
-    let gather = |slices: &[usize]| -> Vec<f32> {
-        (0..p)
+    let gather = |slices: &[usize]| -> Tensor {
+        let tokens: Vec<f32> = (0..p)
             .flat_map(|at| slices.iter().flat_map(move |s| done[s].tokens[at * m..(at + 1) * m].to_vec()))
-            .collect()
+            .collect();
+        Tensor::from_slice(net.device(), &[1, p, slices.len(), m], &tokens).unwrap()
     };
     let recent = memory_bank::recent(t, tracked, config.num_maskmem);
     let (recent_slices, recent_times): (Vec<usize>, Vec<usize>) = recent.into_iter().unzip();
@@ -96,29 +97,28 @@ fn track(net: &Sam2, features: &Features, t: usize, n: usize, conditioning: &[us
     }
     let memory = Memory {
         conditioning: Slices {
-            tokens: &tokens,
-            slots: conditioning.len(),
+            tokens: Some((&tokens, 0)),
             times: &times,
         },
         recent: Slices {
-            tokens: &recent_tokens,
-            slots: recent_slices.len(),
+            tokens: Some((&recent_tokens, 0)),
             times: &recent_times,
         },
         pointer_keys: &keys,
         pointer_values: &values,
         start: None,
     };
-    let start = net.memory_attention.start(&features.top);
-    let embedding = net.memory_attention.forward(&[&start], &[memory], &[None]);
-    let decoded = net.decoder.track(&embedding, &[features], &net.prompt);
-    let part = net.memory_encoder.features(&features.top);
-    let tokens = net.remember_tracked(&decoded, &[&part]).unwrap();
+    let start = net.memory_attention.start(&features.top).unwrap();
+    let embedding = net.memory_attention.forward(start, &[memory], &[None]).unwrap();
+    let decoded = net.decoder.track(&embedding, &features.skips, &net.prompt).unwrap();
+    let part = net.memory_encoder.features(&features.top).unwrap();
+    let tokens = net.remember_tracked(&decoded, &[0], part).unwrap();
+    let pixels = (4 * config.grid()).pow(2);
     Trace {
-        tokens: tokens.values().to_vec(),
+        tokens: tokens.to_vec().unwrap(),
         pointer: decoded.pointers[0].clone(),
-        low_res: decoded.best_mask(0).to_vec(),
-        attended: Some(embedding.values().to_vec()),
+        low_res: decoded.masks.to_vec().unwrap()[decoded.best[0] * pixels..][..pixels].to_vec(),
+        attended: Some(embedding.to_vec().unwrap()),
         decoded: Some(decoded),
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod fast;
 pub mod golden;
+pub mod gpu;
 pub mod literal;
 pub mod ops;

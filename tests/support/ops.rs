@@ -30,12 +30,12 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 
 /// A tensor of noise.
 pub fn tensor(device: &Device, shape: &[usize], seed: u64) -> Tensor {
-    Tensor::from_slice(device, shape, &noise(shape.iter().product(), seed))
+    Tensor::from_slice(device, shape, &noise(shape.iter().product(), seed)).unwrap()
 }
 
 /// A tensor of NaN: an op that leaves a place unwritten shows it.
 pub fn poisoned(device: &Device, shape: &[usize]) -> Tensor {
-    let mut out = Tensor::empty(device, shape);
+    let mut out = Tensor::empty(device, shape).unwrap();
     out.values_mut().fill(f32::NAN);
     out
 }

@@ -14,7 +14,7 @@ fn open(path: &Path) -> Arc<Volume> {
 }
 
 /// (largest, mean) difference.
-fn difference(got: impl Iterator<Item = f64>, want: &[f32]) -> (f64, f64) {
+pub fn difference(got: impl Iterator<Item = f64>, want: &[f32]) -> (f64, f64) {
     let (mut largest, mut sum, mut count) = (0f64, 0f64, 0);
     for (a, &b) in got.zip(want) {
         let d = (a - f64::from(b)).abs();
@@ -26,13 +26,15 @@ fn difference(got: impl Iterator<Item = f64>, want: &[f32]) -> (f64, f64) {
     (largest, sum / count as f64)
 }
 
-struct Case {
-    query: Vec<Vec<f32>>,
-    plane: (usize, usize),
-    labelled: Prepared,
+/// Slices and prompts as the network sees them.
+pub struct Case {
+    pub query: Vec<Vec<f32>>,
+    pub plane: (usize, usize),
+    pub labelled: Prepared,
 }
 
-fn case(query: &Path, labelled: &Path, mask: &Path, size: usize, places: Vec<usize>) -> Case {
+/// The case of these files.
+pub fn case(query: &Path, labelled: &Path, mask: &Path, size: usize, places: Vec<usize>) -> Case {
     let axes = AxisMap::default();
     let slices = |image: &Image| {
         let mut read = image.reader(size).unwrap();
@@ -111,31 +113,41 @@ fn tiny_run_equals_the_authors_with_holes_filled() {
     check_tiny("tffs_tiny_seed1_filled", 1, 8);
 }
 
-#[test]
-fn full_size_run_equals_the_authors_on_real_ct() {
-    let Some(root) = shared("full-size run on real CT") else { return };
+/// Every fourth row and column of every slice of a map, `count` values in all, as the golden of full size has them.
+pub fn sampled(map: &[f32], (h, w): (usize, usize), count: usize) -> impl Iterator<Item = f32> {
+    (0..count).map(move |i| {
+        let (z, y, x) = (i / (h / 4 * (w / 4)), i / (w / 4) % (h / 4), i % (w / 4));
+        map[(z * h + 4 * y) * w + 4 * x]
+    })
+}
+
+/// The case of full size, real CT, and the mean probabilities that [`sampled`] tells of; slices are seen at `size`.
+pub fn full_size(size: usize) -> Option<(Case, Vec<f32>)> {
+    let root = shared("full-size run on real CT")?;
     let file = golden(root.join("goldens/tffs_hiera_t512_seed4/expected.safetensors"));
     let places: Vec<usize> = file.f32("places").unwrap().iter().map(|&p| p as usize).collect();
-    let want = file.f32("mean_probability@stride4").unwrap();
     let ct = |name: &str| root.join(format!("data/ct-lesion/CT_Lesion_{name}.nii.gz"));
-    let device = Device::cpu(0).unwrap();
-    let net = formula_network("hiera_t512", 4, &device);
     let case = case(
         &ct("000002_03_01_035-047_image"),
         &ct("000015_01_01_103-115_image"),
         &ct("000015_01_01_103-115_label"),
-        net.config.image_size,
+        size,
         places,
     );
+    Some((case, file.f32("mean_probability@stride4").unwrap()))
+}
+
+#[test]
+fn full_size_run_equals_the_authors_on_real_ct() {
+    let device = Device::cpu(0).unwrap();
+    let net = formula_network("hiera_t512", 4, &device);
+    let Some((case, want)) = full_size(net.config.image_size) else {
+        return;
+    };
     device.install(|| {
         let done = fast::run(&net, &case.query, case.plane, std::slice::from_ref(&case.labelled), 5, 0);
         let map = done.probabilities.unwrap();
-        let (h, w) = case.plane;
-        let sampled = (0..want.len()).map(|i| {
-            let (z, y, x) = (i / (h / 4 * (w / 4)), i / (w / 4) % (h / 4), i % (w / 4));
-            f64::from(map[(z * h + 4 * y) * w + 4 * x])
-        });
-        let (largest, mean) = difference(sampled, &want);
+        let (largest, mean) = difference(sampled(&map, case.plane, want.len()).map(f64::from), &want);
         println!("full size: largest {largest:.2e}, mean {mean:.2e}");
         assert!(largest <= 2e-4 && mean <= 1e-5, "full size: largest {largest:.2e}, mean {mean:.2e}");
     });

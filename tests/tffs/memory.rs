@@ -5,10 +5,9 @@ use crate::support::golden::formula_network;
 use hpc_seg::messages::Progress;
 use hpc_seg::sam2::memory_bank;
 use hpc_seg::stop::Stop;
-use hpc_seg::tensor::Tensor;
 use hpc_seg::tffs::ensemble::Ensemble;
-use hpc_seg::tffs::schedule::{Hooks, Query, run_support};
-use hpc_seg::tffs::support::Support;
+use hpc_seg::tffs::schedule::{Encoding, Hooks, Query, run_supports};
+use hpc_seg::tffs::support::{Building, Support};
 
 #[test]
 fn a_second_query_of_the_same_shape_takes_no_buffer_from_the_system() {
@@ -23,27 +22,35 @@ fn a_second_query_of_the_same_shape_takes_no_buffer_from_the_system() {
     let mask = |z: usize| (z != 2).then(|| (0..size * size).map(|i| u8::from(i % size < size / 2)).collect::<Vec<u8>>());
     let reach = memory_bank::pointer_reach(2 * slices, net.config.max_obj_ptrs_in_encoder);
     let labelled = volume(0);
-    let mut read = |z: usize, out: &mut Tensor| {
-        out.values_mut().copy_from_slice(&labelled[z]);
-        Ok(())
+    let building = Building {
+        reach,
+        fill_holes: 8,
+        spilled: false,
+        batch: 1,
     };
-    let built = Support::build_from(&net, &mut read, &[(0..slices).map(mask).collect()], reach, 8).unwrap();
+    let read = |wanted: Vec<usize>| Ok(wanted.into_iter().map(|z| Ok(labelled[z].clone())));
+    let built = Support::build_from(&net, &[(0..slices).map(mask).collect()], building, read).unwrap();
     let support = built[0].as_ref().unwrap();
     let (stop, progress) = (Stop::new(), Progress::silent());
     let pass = |seed: usize| {
         let mut hooks = Hooks::new(&stop, &progress);
-        let query = Query::encode(&net, volume(seed).into_iter().map(Ok), (size, size), &mut hooks).unwrap();
-        let ensemble = Ensemble::new([slices, size, size], 0.5, false);
+        let encoding = Encoding {
+            slices,
+            plane: (size, size),
+            batch: 1,
+            spilled: false,
+        };
+        let query = Query::encode(&net, volume(seed).into_iter().map(Ok), encoding, &mut hooks).unwrap();
+        let ensemble = Ensemble::new(&device, [slices, size, size], 0.5, false).unwrap();
         let mut sums = ensemble.sums(3).unwrap();
         let before = device.memory();
-        run_support(&net, &query, support, &[0, 2, 4], (3, 8), &mut sums, &mut hooks).unwrap();
+        run_supports(&net, &query, &[(support, &[0, 2, 4])], (3, 8), &mut sums, &mut hooks).unwrap();
         let steps = device.memory();
         // Within one query as well: the second round of lanes meets the buffers of the first.
-        run_support(
+        run_supports(
             &net,
             &query,
-            support,
-            &[0, 2, 4],
+            &[(support, &[0, 2, 4])],
             (3, 8),
             &mut ensemble.sums(3).unwrap(),
             &mut hooks,

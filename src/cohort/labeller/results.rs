@@ -44,7 +44,7 @@ impl Labeller {
             settings_sha256: hash_of(&self.settings)?,
             versions: Versions {
                 hpc_seg: env!("CARGO_PKG_VERSION").to_owned(),
-                device: self.net.device().kind(),
+                device: self.network()?.device().kind(),
             },
             image: opened.file.clone(),
             weights: self.weights.clone(),
@@ -56,6 +56,18 @@ impl Labeller {
     }
 
     pub(super) fn write(&self, out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling, record: &CaseRecord) -> Result<()> {
+        let (maps, picture) = rayon::join(
+            || Self::write_maps(out, files, image, labelling),
+            || Self::write_picture(out, files, image, labelling),
+        );
+        maps.and(picture)?;
+        case_record::write(&out.join(&files.record), record)?;
+        let mask = image.axes.to_stored(&labelling.labels, image.volume.dims())?;
+        volume::write(&out.join(&files.mask), image.volume.header(), Voxels::U8(&mask), None, &[]).context("the mask could not be written")
+    }
+
+    /// Uncertainty, and probabilities if they are wanted.
+    fn write_maps(out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling) -> Result<()> {
         let (header, dims, axes) = (image.volume.header(), image.volume.dims(), image.axes);
         let uncertainty = axes.to_stored(&labelling.uncertainty, dims)?;
         volume::write(&out.join(&files.uncertainty), header, Voxels::F32(&uncertainty), None, &[])?;
@@ -67,6 +79,11 @@ impl Labeller {
             let classes = labelling.classes.len();
             volume::write(&out.join(path), header, Voxels::F32(&stored), (classes > 1).then_some(classes), &[])?;
         }
+        Ok(())
+    }
+
+    fn write_picture(out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling) -> Result<()> {
+        let axes = image.axes;
         let spacing = axes.permute(image.volume.geometry().spacing);
         let mut read = |z: usize, slice: &mut [f32]| {
             image.volume.slice_into(&axes, z, slice)?;
@@ -83,10 +100,7 @@ impl Labeller {
                 ..Extras::default()
             },
             &out.join(&files.picture),
-        )?;
-        case_record::write(&out.join(&files.record), record)?;
-        let mask = axes.to_stored(&labelling.labels, dims)?;
-        volume::write(&out.join(&files.mask), header, Voxels::U8(&mask), None, &[]).context("the mask could not be written")
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Plan;
 use crate::cohort::estimate::{Estimate, product_rate};
 use crate::cohort::settings::Settings;
+use crate::tffs::plan;
 use crate::{clock, messages};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
@@ -37,7 +38,7 @@ struct ShownCase<'a> {
 /// Loads the network and looks at every volume's header and every label file; computes and writes nothing.
 pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
     let mut labeller = plan.labeller()?;
-    let rate = product_rate(labeller.network().device());
+    let rate = product_rate(labeller.network()?.device())?;
     let mut cases = Vec::new();
     for task in &plan.tasks {
         let query = &task.payload;
@@ -61,7 +62,7 @@ pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
     let supports = estimates().map(|e| e.support_seconds).fold(0f64, f64::max);
     let shown = Shown {
         out: &plan.args.out,
-        threads: plan.threads,
+        threads: plan.opening.threads,
         gigaflops_per_second: rate / 1e9,
         settings: &plan.settings,
         labelled: plan.cohort.labelled.iter().map(|case| case.name.as_str()).collect(),
@@ -120,6 +121,17 @@ fn estimate_lines(e: &Estimate) -> String {
         size(b.supports),
         size(b.maps),
         size(b.working)
+    ) + &e.plan.as_ref().map_or(String::new(), plan_line)
+}
+
+fn plan_line(plan: &plan::Plan) -> String {
+    let place = |spilled: bool| if spilled { "host" } else { "device" };
+    format!(
+        "    {} lanes per step, {} slices encoded at once, features in {} memory, supports in {} memory\n",
+        plan.lanes,
+        plan.batch,
+        place(plan.spilled_query),
+        place(plan.spilled_supports)
     )
 }
 

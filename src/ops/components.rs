@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+use super::rows;
+use crate::cuda::fill_holes::FillHoles;
+use crate::tensor::Tensor;
 use anyhow::{Result, ensure};
 
 /// Runs and their union-find forest; kept between calls, it allocates only to grow.
@@ -122,6 +125,34 @@ pub fn fill_holes_2d(logits: &mut [f32], h: usize, w: usize, max_area: usize, fi
             filled += run.len();
             logits[run].fill(fill);
         }
+    }
+    Ok(filled)
+}
+
+/// Planes number `chosen` of `logits` [.., h, w], with holes filled as [`fill_holes_2d`] does: [chosen, h, w], f32 on every device.
+///
+/// # Errors
+/// Those of [`fill_holes_2d`], and of a CUDA device.
+pub fn holes_filled(logits: &Tensor, chosen: &[usize], max_area: usize, fill: f32) -> Result<Tensor> {
+    let &[.., h, w] = logits.shape() else {
+        panic!("holes_filled: {logits:?} is not [.., h, w]");
+    };
+    let rows = rows::gather(logits, h, chosen)?;
+    let mut filled = rows.reshaped(&[chosen.len(), h, w]);
+    if let Some(cuda) = filled.device().cuda() {
+        let problem = FillHoles {
+            items: chosen.len(),
+            height: h,
+            width: w,
+            area: max_area,
+            fill,
+        };
+        problem.launch(&cuda.runtime, filled.buffer())?;
+        return Ok(filled);
+    }
+    let mut runs = Runs::default();
+    for plane in filled.values_mut().chunks_exact_mut(h * w) {
+        fill_holes_2d(plane, h, w, max_area, fill, &mut runs)?;
     }
     Ok(filled)
 }

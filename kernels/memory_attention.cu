@@ -1,0 +1,289 @@
+// memory_attention: softmax(q K^T / sqrt(D)) M over the tokens of several lanes' memories, by axial absorption, unfinished: per query weighted tokens, maximum and
+// sum of weights. Twin of src/ops/memory_attention.rs, between memory_attention_tables.cu and memory_attention_merge.cu.
+//
+// The score of query i, token m at (x, y) with temporal index t is, in powers of two, (X_i[x] + Y_i[y]) . (m + place[t][x, y]) + bX_i[x] + bY_i[y], with the tables of
+// memory_attention_tables.cu and place [times, positions, 64] f16 = spatial + temporal position. A pointer's key is a token without rotation: since R(0) = 1 it stands
+// at position 0, without a place. tables, biases: see there. lanes: see memory.cuh. partial [splits, lanes * positions, 66] f32: weighted tokens, maximum, sum.
+//
+// Parallelisation: a block takes 128 queries of one lane (32 per warp) and one split: STRIP columns of the grid, of the rows of one part. Every thread keeps its own
+// fragments of X of the strip in shared memory (16-byte slots of its own: no conflict, no barrier) and of Y[y] in registers; their f16 sum is the left operand
+// for all tokens of a position, which come in tiles of 32. All threads fetch the next tile into registers while this one is computed, and leave it in shared memory twice:
+// token + place as key, token as value. Splits follow from the grid and the number of tokens alone. Splits of the same queries and lanes run side by side, so that
+// tables and tokens are read from memory about once and else from L2.
+// Flops: 4 . 64 per query and token (tiles of 16: 19 tokens at a position cost 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
+// + 1 per token; from shared memory 64 bytes per clock at the full rate of the tensor cores (half of what there is, because a fragment of tokens serves 32 queries).
+// Registers: 64 sums, 32 Y, 32 X + Y, 16 scores, 16 for the next tile. Shared memory 80 KiB: two blocks per multiprocessor of sm_80.
+// Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
+// weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
+// Each row decides for itself, so that results do not depend on the others of its warp.
+// Not tried: m16n8k8 for an odd group of 8 tokens; cp.async (tokens pass through registers anyway, to become f16).
+#include "memory.cuh"
+#include "tile.cuh"
+
+#ifndef ENTRY
+#error "compile with -DENTRY, -DSTRIP, -DWARPS and -DTOKENS (of a tile)"
+#endif
+constexpr int M = 64, THREADS = WARPS * LANES, QUERIES = 32 * WARPS;
+constexpr int TILE = TOKENS * M;
+constexpr int ROUNDS = TOKENS * (M / 8) / THREADS;  // 16-byte pieces of a tile per thread
+static_assert(ROUNDS * THREADS == TOKENS * (M / 8) && TOKENS % 32 == 0, "every thread has as many pieces");
+constexpr float SLACK = 8.f;
+
+// A tile of tokens: `first` of those at column x, row y.
+struct Cursor {
+    int x, y, first;
+};
+
+DEV u32 f16_of(u32 pair) { return pack_f16(low_f32(pair), high_f32(pair)); }
+DEV uint4 f16_of(uint4 v) { return make_uint4(f16_of(v.x), f16_of(v.y), f16_of(v.z), f16_of(v.w)); }
+DEV uint4 sum_of(uint4 a, uint4 b) { return make_uint4(add_f16(a.x, b.x), add_f16(a.y, b.y), add_f16(a.z, b.z), add_f16(a.w, b.w)); }
+
+// Where a thread's piece of the first tile of a position comes from: the token at position 0, how much further it is at the next, and its place. Without a token: nowhere.
+struct Source {
+    const bf16* value;
+    int step, place;
+};
+
+DEV Source source_of(const Memory& memory, const int* times, const bf16* places, int positions, int token) {
+    const int column = threadIdx.x % 8 * 8, recent = token - memory.conditioning_count;
+    if (recent >= memory.recent_count) return {places, 0, 0};
+    const int place = times[memory.times + token] * positions * M + column;
+    if (recent >= 0) return {memory.recent + recent * M + column, memory.recent_slots * M, place};
+    return {memory.conditioning + token * M + column, memory.conditioning_slots * M, place};
+}
+
+// Starts the copies of this thread's pieces of a tile: tokens to `values`, what their keys are made with to `keys`. Tokens from `count` on are zeros.
+DEV void fetch(bf16* keys, bf16* values, const Memory& memory, const int* times, const bf16* places, int position, int positions, int first, int count) {
+    const int chunk = threadIdx.x % 8;
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        const int slot = threadIdx.x / 8 + i * (THREADS / 8), token = first + slot;
+        const int recent = token - memory.conditioning_count, pointer = recent - memory.recent_count;
+        const bf16 *value = places, *other = places;
+        const bool inside = token < count;
+        if (inside && pointer >= 0) {
+            value = memory.pointer_values + (size_t)pointer * M;
+            other = memory.pointer_keys + (size_t)pointer * M;
+        } else if (inside) {
+            value = recent < 0 ? memory.conditioning + ((size_t)position * memory.conditioning_slots + token) * M
+                               : memory.recent + ((size_t)position * memory.recent_slots + recent) * M;
+            other = places + ((size_t)times[memory.times + token] * positions + position) * M;
+        }
+        const int at = swizzled<M>(slot, chunk);
+        cp_async16(values + at, value + chunk * 8, inside ? 16 : 0);
+        cp_async16(keys + at, other + chunk * 8, inside ? 16 : 0);
+    }
+    cp_async_commit();
+}
+
+// Turns this thread's pieces, which have arrived, into keys and values.
+DEV void convert(bf16* keys, bf16* values, int first, int spatial) {
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        const int slot = threadIdx.x / 8 + i * (THREADS / 8), at = swizzled<M>(slot, threadIdx.x % 8);
+        const uint4 token = f16_of(*(const uint4*)(values + at)), other = *(const uint4*)(keys + at);
+        *(uint4*)(values + at) = token;
+        *(uint4*)(keys + at) = first + slot >= spatial ? f16_of(other) : sum_of(token, other);
+    }
+}
+
+// What a thread keeps of its rows, first_query + 8 i, i < 4.
+struct Rows {
+    float base[4];        // of the scores at a position
+    float reference[4];   // of the exponent
+    float total[4];       // of this thread's weights
+    float sum[2][8][4];   // weighted tokens
+    u32 left[2][4][4];    // X + Y of 2 x 16 queries, by steps of 16 channels
+};
+
+// Takes 16 GROUPS scores of each row into its state; gives the weights as left operands of the next product.
+template <int GROUPS> DEV void weigh(float (&score)[2][2 * GROUPS][4], Rows& rows, u32 (&weight)[GROUPS][2][4]) {
+    float most[4];
+    bool beyond = false;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int h = i % 2 * 2;
+        most[i] = NO_SCORE;
+#pragma unroll
+        for (int j = 0; j < 2 * GROUPS; j++) most[i] = fmaxf(most[i], fmaxf(score[i / 2][j][h], score[i / 2][j][h + 1]));
+        most[i] += rows.base[i];
+        beyond |= most[i] > rows.reference[i] + SLACK;
+    }
+    if (__any_sync(WHOLE_WARP, beyond)) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            most[i] = fmaxf(most[i], __shfl_xor_sync(WHOLE_WARP, most[i], 1));
+            most[i] = fmaxf(most[i], __shfl_xor_sync(WHOLE_WARP, most[i], 2));
+            if (most[i] > rows.reference[i] + SLACK) {
+                const float factor = exp2_approx(rows.reference[i] - most[i]);
+                rows.reference[i] = most[i];
+                rows.total[i] *= factor;
+#pragma unroll
+                for (int j = 0; j < 8; j++) rows.sum[i / 2][j][i % 2 * 2] *= factor, rows.sum[i / 2][j][i % 2 * 2 + 1] *= factor;
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 2 * GROUPS; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float(&s)[4] = score[i / 2][j];
+            const int h = i % 2 * 2;
+            const float shift = rows.base[i] - rows.reference[i];
+            s[h] = exp2_approx(s[h] + shift), s[h + 1] = exp2_approx(s[h + 1] + shift);
+            rows.total[i] += s[h] + s[h + 1];
+            weight[j / 2][i / 2][j % 2 * 2 + i % 2] = pack_f16(s[h], s[h + 1]);
+        }
+}
+
+// Attends to 16 GROUPS tokens of a tile from `from` on, of which those from `count` on do not count.
+template <int GROUPS> DEV void attend(const bf16* keys, const bf16* values, int from, int count, Rows& rows) {
+    const int lane = threadIdx.x % LANES;
+    float score[2][2 * GROUPS][4] = {};
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            u32 b[4];
+            load_right<M>(b, keys, from + g * 16, k);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                mma_f16(score[i][2 * g], rows.left[i][k], b[0], b[1]);
+                mma_f16(score[i][2 * g + 1], rows.left[i][k], b[2], b[3]);
+            }
+        }
+    if (from + 16 * GROUPS > count) {
+#pragma unroll
+        for (int j = 0; j < 2 * GROUPS; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                if (from + j * 8 + lane % 4 * 2 + e >= count) score[0][j][e] = score[0][j][e + 2] = score[1][j][e] = score[1][j][e + 2] = NO_SCORE;
+    }
+    u32 weight[GROUPS][2][4];
+    weigh<GROUPS>(score, rows, weight);
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            u32 b[4];
+            ldmatrix_x4_trans(b, values + swizzled<M>(from + g * 16 + lane % 16, j * 2 + lane / 16));
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                mma_f16(rows.sum[i][2 * j], weight[g][i], b[0], b[1]);
+                mma_f16(rows.sum[i][2 * j + 1], weight[g][i], b[2], b[3]);
+            }
+        }
+}
+
+KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float* biases, const bf16* places, const Memory* lanes, const int* times, float* partial, int lane_count, int width, int height) {
+    SMEM_DYN(shared);
+    uint4* strip = (uint4*)shared;                            // [STRIP, 8, THREADS]: each thread's fragments of X
+    bf16* keys = (bf16*)(strip + STRIP * 8 * THREADS);        // [2, TOKENS, M] f16
+    bf16* values = keys + 2 * TILE;                           // the same
+    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+    const int positions = width * height, coordinates = width + height;
+    if (!lane_count || !positions) return;
+    const int groups = (positions + QUERIES - 1) / QUERIES;
+    const Memory& memory = lanes[blockIdx.y / groups];
+    const int strips = (width + STRIP - 1) / STRIP, part = blockIdx.x / strips;
+    if (part >= memory.parts) return;
+    const int spatial = memory.conditioning_count + memory.recent_count;
+    const int x0 = blockIdx.x % strips * STRIP, y0 = height * part / memory.parts;
+    int x1 = min(x0 + STRIP, width), y1 = height * (part + 1) / memory.parts;
+    if (!spatial) {  // pointers alone, or nothing: the first position, or none
+        x1 = 1;
+        y1 = x0 == 0 && y0 == 0 && memory.pointers ? 1 : y0;
+    }
+    auto tokens_at = [&](const Cursor& at) { return at.x || at.y ? spatial : spatial + memory.pointers; };
+    // Most tiles are the first of their position, without pointers: where they come from is known once.
+    Source source[ROUNDS];
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) source[i] = source_of(memory, times, places, positions, threadIdx.x / 8 + i * (THREADS / 8));
+    auto fetch_at = [&](int buffer, const Cursor& at) {
+        const int position = at.y * width + at.x;
+        if (at.first || (position == 0 && memory.pointers)) {
+            fetch(keys + buffer * TILE, values + buffer * TILE, memory, times, places, position, positions, at.first, tokens_at(at));
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < ROUNDS; i++) {
+            const int to = buffer * TILE + swizzled<M>(threadIdx.x / 8 + i * (THREADS / 8), threadIdx.x % 8), bytes = source[i].step ? 16 : 0;
+            cp_async16(values + to, source[i].value + (size_t)position * source[i].step, bytes);
+            cp_async16(keys + to, places + source[i].place + position * M, bytes);
+        }
+        cp_async_commit();
+    };
+
+    // Rows of this thread beyond the last are computed like the last and not written.
+    const int first_query = blockIdx.y % groups * QUERIES + warp * 32 + lane / 4, lane_row = blockIdx.y / groups * positions;
+    int row[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) row[i] = (lane_row + min(first_query + 8 * i, positions - 1)) * coordinates;
+    auto fragment = [&](int i, int coordinate, int part) { return ((const uint4*)(tables + (size_t)(row[i] + coordinate) * M))[part * 4 + lane % 4]; };
+    Cursor at = {x0, y0, 0};
+    if (at.y < y1) fetch_at(0, at);
+    for (int x = x0; x < x1; x++)
+#pragma unroll
+        for (int i = 0; i < 8; i++) strip[((x - x0) * 8 + i) * THREADS + threadIdx.x] = fragment(i / 2, x, i % 2);
+
+    Rows rows = {{}, {NO_SCORE, NO_SCORE, NO_SCORE, NO_SCORE}};
+    uint4 of_y[8];
+    float base_y[4], base_x[4];  // of the next row and position: on their way while this one is computed
+    auto start_row = [&](int y) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) of_y[i] = fragment(i / 2, width + y, i % 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++) base_y[i] = biases[row[i] + width + y];
+    };
+    auto start_position = [&](const Cursor& at) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) base_x[i] = biases[row[i] + at.x];
+    };
+    if (at.y < y1) start_row(at.y), start_position(at);
+    for (int buffer = 0; at.y < y1; buffer ^= 1) {
+        const int count = tokens_at(at) - at.first;
+        Cursor next = {at.x, at.y, at.first + TOKENS};
+        if (count <= TOKENS) {
+            next.first = 0;
+            if (++next.x == x1) next.x = x0, next.y++;
+        }
+        bf16 *key_tile = keys + buffer * TILE, *value_tile = values + buffer * TILE;
+        cp_async_wait<0>();
+        convert(key_tile, value_tile, at.first, spatial);
+        __syncthreads();  // the tile is there for all, and all have read the one before, whose place is filled next
+        if (next.y < y1) fetch_at(buffer ^ 1, next);
+        if (at.first == 0) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                // Row i / 2 of the thread is half i / 2 % 2 of 16 queries; a piece has the two pairs of each of two steps.
+                const uint4 v = sum_of(strip[((at.x - x0) * 8 + i) * THREADS + threadIdx.x], of_y[i]);
+                u32(&first)[4] = rows.left[i / 4][i % 2 * 2];
+                u32(&second)[4] = rows.left[i / 4][i % 2 * 2 + 1];
+                first[i / 2 % 2] = v.x, first[i / 2 % 2 + 2] = v.y;
+                second[i / 2 % 2] = v.z, second[i / 2 % 2 + 2] = v.w;
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) rows.base[i] = base_x[i] + base_y[i];
+        }
+        if (next.first == 0 && next.y < y1) {
+            if (next.y != at.y) start_row(next.y);
+            start_position(next);
+        }
+        int from = 0;
+        for (; from + 16 < min(count, TOKENS); from += 32) attend<2>(key_tile, value_tile, from, count, rows);
+        if (from < min(count, TOKENS)) attend<1>(key_tile, value_tile, from, count, rows);
+        at = next;
+    }
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float total = rows.total[i];
+        total += __shfl_xor_sync(WHOLE_WARP, total, 1);
+        total += __shfl_xor_sync(WHOLE_WARP, total, 2);
+        if (first_query + 8 * i >= positions) continue;
+        float* out = partial + ((size_t)blockIdx.x * lane_count * positions + lane_row + first_query + 8 * i) * (M + 2);
+#pragma unroll
+        for (int j = 0; j < 8; j++) *(float2*)(out + 8 * j + lane % 4 * 2) = make_float2(rows.sum[i / 2][j][i % 2 * 2], rows.sum[i / 2][j][i % 2 * 2 + 1]);
+        if (lane % 4 == 0) *(float2*)(out + M) = make_float2(rows.reference[i], total);
+    }
+}

@@ -1,0 +1,154 @@
+//! The loaded network on its device, how it is opened again after the device was lost, and the memory plan of each case.
+
+use super::{Labeller, SupportKey, Use, file_name};
+use crate::cohort::case_record::FileOfRecord;
+use crate::device::open::Opening;
+use crate::device::{DeviceLost, OutOfMemory};
+use crate::sam2::{Config, Sam2};
+use crate::tffs::plan::{Plan, Problem};
+use crate::tffs::support::Support;
+use crate::weights::Checkpoint;
+use crate::{note, warning};
+use anyhow::{Context, Error, Result};
+use std::path::PathBuf;
+
+/// Lanes that step together on the CPU unless told otherwise: as many as the usual insertions of one labelled volume.
+const CPU_LANES: usize = 5;
+
+/// Where the network comes from and where it runs.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// The checkpoint.
+    pub weights: PathBuf,
+    /// Its configuration, if it does not hold it.
+    pub config: Option<PathBuf>,
+    /// The device.
+    pub opening: Opening,
+    /// Lanes per step, if that is fixed.
+    pub lanes: Option<usize>,
+}
+
+impl Engine {
+    /// Opens the device and loads the network; with the weights' file.
+    ///
+    /// # Errors
+    /// A device that cannot be used; weights or a configuration that do not make a SAM 2.1 network.
+    pub(super) fn load(&self) -> Result<(Sam2, FileOfRecord)> {
+        let config = self.config.as_deref();
+        let checkpoint = Checkpoint::open(&self.weights)?;
+        let weights = FileOfRecord {
+            file: file_name(&self.weights),
+            sha256: checkpoint.sha256()?,
+        };
+        if config.is_none() && checkpoint.metadata("config").is_none() {
+            note!(
+                "slices are seen at {0} x {0}, as MedSAM2 was trained; for Meta's own SAM 2.1 give --config with {{\"image_size\": 1024}}",
+                Config::default().image_size
+            );
+        }
+        let config = Config::of(&checkpoint, config)?;
+        Ok((Sam2::load(&checkpoint, config, &self.opening.open()?)?, weights))
+    }
+}
+
+/// Supports of one labelled volume, and whether their tokens stand in host memory.
+pub(super) struct Built {
+    pub supports: Vec<Option<Support>>,
+    pub spilled: bool,
+}
+
+impl Built {
+    fn bytes(&self) -> usize {
+        self.supports.iter().flatten().map(Support::bytes).sum()
+    }
+}
+
+impl Labeller {
+    /// The network.
+    ///
+    /// # Errors
+    /// When its device was lost and could not be opened again.
+    pub fn network(&self) -> Result<&Sam2> {
+        self.net
+            .as_ref()
+            .context("the device was lost in an earlier case; give the same command once more: it goes on with this case")
+    }
+
+    /// How a case runs. On a CUDA device supports of earlier cases are given up if they stand in the way.
+    pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use]) -> Result<Plan> {
+        let net = self.network()?;
+        let Some(cuda) = net.device().cuda() else {
+            return Ok(Plan::cpu(self.cpu_lanes()));
+        };
+        let budget = cuda.arena.usage().budget;
+        let problem = self.problem(dims, uses.iter().map(|used| (used.places.len(), &used.conditioning[..])));
+        let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
+        let others = self.supports.iter().filter(|(key, built)| !used(key) && !built.spilled);
+        let others: usize = others.map(|(_, built)| built.bytes()).sum();
+        let plan = match Plan::within(budget.saturating_sub(others), self.network_bytes, net, &problem) {
+            Ok(plan) if !plan.spilled_supports => plan,
+            _ => {
+                let plan = Plan::within(budget, self.network_bytes, net, &problem)?;
+                self.supports.retain(|key, _| used(key));
+                plan
+            }
+        };
+        self.supports.retain(|_, built| built.spilled || !plan.spilled_supports);
+        Ok(plan)
+    }
+
+    /// What the plan of a case depends on; labelled volumes are given as (insertions, slices that show each class).
+    pub(in crate::cohort) fn problem<'a>(&self, dims: [usize; 3], labelled: impl Iterator<Item = (usize, &'a [usize])> + Clone) -> Problem {
+        let counts = labelled.clone().flat_map(|(_, counts)| counts.iter().copied());
+        Problem {
+            dims,
+            supports: labelled.clone().count(),
+            insertions: labelled.map(|(insertions, _)| insertions).max().unwrap_or(0),
+            conditioning: counts.clone().sum(),
+            most_conditioning: counts.clone().max().unwrap_or(0),
+            starts: counts.filter(|&count| count > 0).count(),
+            lanes: self.engine.lanes,
+        }
+    }
+
+    /// Device memory that the network takes.
+    pub(in crate::cohort) fn network_bytes(&self) -> usize {
+        self.network_bytes
+    }
+
+    /// Lanes that step together on the CPU.
+    pub(in crate::cohort) fn cpu_lanes(&self) -> usize {
+        self.engine.lanes.unwrap_or(CPU_LANES)
+    }
+
+    /// What to do about a case that failed: a smaller plan to try once more with, if memory ran out. A lost device is opened again for the cases that follow.
+    pub(super) fn after_failure(&mut self, error: &Error, plan: Option<Plan>) -> Option<Plan> {
+        if error.downcast_ref::<OutOfMemory>().is_some() {
+            self.supports.clear();
+            let smaller = plan.and_then(|plan| plan.smaller());
+            if let Some(smaller) = &smaller {
+                warning!(
+                    "device memory ran out; trying once more with {} lanes per step and features in host memory",
+                    smaller.lanes
+                );
+            }
+            return smaller;
+        }
+        if error.downcast_ref::<DeviceLost>().is_some() {
+            // The lost device must be given up before it can be opened again.
+            self.supports.clear();
+            self.net = None;
+            match self.engine.load() {
+                Ok((net, _)) => {
+                    warning!("the device was lost and has been opened again");
+                    self.network_bytes = net.device().memory().live;
+                    self.net = Some(net);
+                }
+                Err(error) => warning!(
+                    "the device was lost, and this process cannot open it again; the cases that are left fail, and the same command, given once more, does them: {error:#}"
+                ),
+            }
+        }
+        None
+    }
+}

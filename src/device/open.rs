@@ -1,0 +1,185 @@
+//! Opening the device that `--device` asks for.
+
+use super::{Cuda, Device};
+use crate::cuda::arena::Arena;
+use crate::cuda::cache::KernelCache;
+pub use crate::cuda::card::Card;
+use crate::cuda::driver::Driver;
+#[cfg(feature = "emu")]
+use crate::cuda::emulator::{Emulator, Schedule};
+pub use crate::cuda::gpu::GpuInfo;
+use crate::cuda::gpu::{Gpu, devices};
+use crate::cuda::launch::Runtime;
+use crate::{bad_input, note, warning};
+use anyhow::{Error, Result};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Architectures on which a GPU has passed the tests (`benches/gpu.sh correctness`): `auto` takes no other.
+const CONFIRMED: [&str; 1] = ["sm_90"];
+/// Device memory that compiled kernels take, at most.
+const MODULES: usize = 64 << 20;
+/// Memory of the emulated device, unless told otherwise.
+#[cfg(feature = "emu")]
+const EMULATED: usize = 1 << 30;
+
+/// A device as it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The first GPU, if one of its kind has passed the tests, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(u32),
+    /// The emulator of the tests.
+    #[cfg(feature = "emu")]
+    Emulator,
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        match (text, number) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            #[cfg(feature = "emu")]
+            ("emulator", _) => Ok(Self::Emulator),
+            (_, Some(number)) => Ok(Self::Cuda(number)),
+            _ => bad_input!("--device {text}: the devices are auto, cpu and cuda[:N]"),
+        }
+    }
+}
+
+/// The GPUs this process sees.
+///
+/// # Errors
+/// No driver or no GPU, with what to do.
+pub fn gpus() -> Result<Vec<GpuInfo>> {
+    devices()
+}
+
+/// How a device is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// Which.
+    pub choice: Choice,
+    /// Threads of the CPU; 0 means as many as the process may use.
+    pub threads: usize,
+    /// Bytes of device memory that the process may use, context and kernels included; none means what is free.
+    pub memory: Option<usize>,
+    /// Where compiled kernels are kept; none means the user's cache folder.
+    pub kernel_cache: Option<PathBuf>,
+    /// Multiprocessors to work with, to imitate a smaller GPU; none means all.
+    pub multiprocessors: Option<u32>,
+}
+
+impl Opening {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// A GPU that is not there or cannot be used, with the remedy; a budget that leaves no room.
+    pub fn open(&self) -> Result<Device> {
+        match self.choice {
+            Choice::Cpu => Device::cpu(self.threads),
+            Choice::Cuda(number) => self.gpu(number),
+            #[cfg(feature = "emu")]
+            Choice::Emulator => {
+                let driver: Arc<dyn Driver> = Arc::new(Emulator::new(Schedule::ALL[0])?);
+                let arena = Arena::separate(driver.clone(), self.memory.unwrap_or(EMULATED));
+                let runtime = Runtime::new(driver);
+                Device::on_cuda(Cuda { runtime, arena }, self.threads)
+            }
+            Choice::Auto => self.automatic(),
+        }
+    }
+
+    fn automatic(&self) -> Result<Device> {
+        let Some(first) = gpus().ok().and_then(|all| all.into_iter().next()) else {
+            return Device::cpu(self.threads);
+        };
+        if !CONFIRMED.contains(&first.architecture.as_str()) {
+            note!(
+                "working on the CPU: there is a {}, but no GPU of {} has passed the tests yet; --device cuda uses it all the same",
+                first.name,
+                first.architecture
+            );
+            return Device::cpu(self.threads);
+        }
+        self.gpu(0).or_else(|error| {
+            warning!("working on the CPU, because the GPU cannot be used: {error:#}");
+            Device::cpu(self.threads)
+        })
+    }
+
+    fn gpu(&self, number: u32) -> Result<Device> {
+        let folder = self.kernel_cache.clone().unwrap_or_else(KernelCache::default_folder);
+        let gpu = Gpu::open_part(number, KernelCache::new(&folder), self.multiprocessors)?;
+        let info = gpu.info().clone();
+        note!("working on {} ({} multiprocessors)", info.name, info.limits.multiprocessors);
+        self.on(Arc::new(gpu))
+    }
+
+    /// A device over a driver, whose arena has what the budget leaves beside context and kernels.
+    ///
+    /// # Errors
+    /// A budget that leaves no room; memory that is not there.
+    pub fn on(&self, driver: Arc<dyn Driver>) -> Result<Device> {
+        let memory = driver.memory()?;
+        let asked = self.memory.unwrap_or(memory.own + memory.free);
+        let arena = arena_bytes(asked, memory.own, memory.free)?;
+        let arena = Arena::new(driver.clone(), arena)?;
+        let runtime = Runtime::new(driver);
+        Device::on_cuda(Cuda { runtime, arena }, self.threads)
+    }
+}
+
+/// Bytes for the arena: the budget less what the process has already and what kernels will take, and no more than is free.
+fn arena_bytes(budget: usize, own: usize, free: usize) -> Result<usize> {
+    let left = budget.saturating_sub(own + MODULES).min(free.saturating_sub(MODULES));
+    let mib = |bytes: usize| bytes >> 20;
+    if left == 0 {
+        bad_input!(
+            "--memory {} MiB: the device's context ({} MiB) and kernels ({} MiB) leave nothing of it ({} MiB are free); raise it, or use --device cpu",
+            mib(budget),
+            mib(own),
+            mib(MODULES),
+            mib(free)
+        );
+    }
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_told_apart() {
+        let choice = |text: &str| text.parse::<Choice>();
+        assert_eq!(choice("auto").unwrap(), Choice::Auto);
+        assert_eq!(choice("cpu").unwrap(), Choice::Cpu);
+        assert_eq!(choice("cuda").unwrap(), Choice::Cuda(0));
+        assert_eq!(choice("cuda:3").unwrap(), Choice::Cuda(3));
+        for wrong in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
+            assert!(choice(wrong).unwrap_err().to_string().contains("auto, cpu and cuda[:N]"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_arena_has_what_context_and_kernels_leave() {
+        let mib = 1 << 20;
+        assert_eq!(arena_bytes(1000 * mib, 300 * mib, 5000 * mib).unwrap(), 636 * mib);
+        assert_eq!(arena_bytes(1000 * mib, 300 * mib, 500 * mib).unwrap(), 436 * mib);
+        let complaint = arena_bytes(300 * mib, 300 * mib, 500 * mib).unwrap_err().to_string();
+        assert!(
+            complaint.contains("--memory 300 MiB") && complaint.contains("raise it"),
+            "{complaint}"
+        );
+    }
+}

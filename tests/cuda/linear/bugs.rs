@@ -1,0 +1,148 @@
+//! Bugs of `linear` and its tiles.
+
+/// Bugs that the checks of `linear` must notice.
+pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
+    ("no barrier", "linear.cu", "__syncthreads();  // this", "// this"),
+    (
+        "barrier for half the block",
+        "linear.cu",
+        "__syncthreads();  // this",
+        "if (threadIdx.x < 64) __syncthreads();  // this",
+    ),
+    (
+        "early exit before the barrier",
+        "linear.cu",
+        "const Finish to = {",
+        "if (first_row + warp_row >= rows) return;\n    const Finish to = {",
+    ),
+    (
+        "one group of copies not waited for",
+        "linear.cu",
+        "cp_async_wait<STAGES - 2>",
+        "cp_async_wait<STAGES - 1>",
+    ),
+    (
+        "rows not waited for before their norm",
+        "linear.cu",
+        "cp_async_wait<STAGES - 1>();  // all",
+        "// all",
+    ),
+    (
+        "rows of other threads not waited for",
+        "linear.cu",
+        "__syncthreads();              // the rows",
+        "// the rows",
+    ),
+    (
+        "the stage in use is refilled",
+        "linear.cu",
+        "ring + ahead % STAGES",
+        "ring + (ahead + 1) % STAGES",
+    ),
+    (
+        "the next stage is read",
+        "linear.cu",
+        "const bf16* stage = ring + at % STAGES",
+        "const bf16* stage = ring + (at + 1) % STAGES",
+    ),
+    (
+        "operands overlap",
+        "linear.cu",
+        "LEFT = RESIDENT ? 0 : TILE_ROWS * DEPTH",
+        "LEFT = RESIDENT ? 0 : (TILE_ROWS - 8) * DEPTH",
+    ),
+    (
+        "the slab lies on stages in flight",
+        "linear.cu",
+        "RESIDENT ? ring + STAGES * STAGE : ring",
+        "ring",
+    ),
+    (
+        "the slab is read before it is written",
+        "linear.cu",
+        "__syncthreads();  // the slab is",
+        "// the slab is",
+    ),
+    (
+        "the slab is written before it is read",
+        "linear.cu",
+        "__syncthreads();  // the slab, or",
+        "// the slab, or",
+    ),
+    ("rows beyond the last are written", "linear.cu", "if (row >= to.rows) continue;", ""),
+    ("columns beyond the last are written", "linear.cu", "if (count <= 0) return;", ""),
+    (
+        "16 bytes in rows that are not aligned",
+        "linear.cu",
+        "aligned = to.columns % 8 == 0",
+        "aligned = true",
+    ),
+    (
+        "residual rows do not repeat",
+        "linear.cu",
+        "(size_t)(row % to.residual_rows)",
+        "(size_t)row",
+    ),
+    (
+        "rows that are added do not repeat",
+        "linear.cu",
+        "(first + row) % second_rows",
+        "(first + row)",
+    ),
+    (
+        "bias of the neighbour",
+        "linear.cu",
+        "to.bias + column",
+        "to.bias + column - column % 16",
+    ),
+    (
+        "rows are not gathered",
+        "linear.cu",
+        "index ? index[first + row] : first + row",
+        "first + row",
+    ),
+    (
+        "the padding counts in the variance",
+        "linear.cu",
+        "VECTOR == 8 ? chunk * 8 < inner : chunk * 8 + e < inner",
+        "true",
+    ),
+    (
+        "columns that are not there count in the variance",
+        "linear.cu",
+        "if (e < count) squares",
+        "squares",
+    ),
+    ("sum over half a quad", "linear.cu", "v += __shfl_xor_sync(WHOLE_WARP, v, 2);", ""),
+    (
+        "rows beyond the last are copied",
+        "linear.cu",
+        "inside = i * STRIDE < left",
+        "inside = from < width",
+    ),
+    (
+        "columns beyond the last are copied",
+        "linear.cu",
+        "from < width ? rows",
+        "true ? rows",
+    ),
+    (
+        "rows beyond the last are loaded",
+        "tile.cuh",
+        "has_row = first + row < rows",
+        "has_row = true",
+    ),
+    (
+        "columns beyond the last are loaded",
+        "tile.cuh",
+        "has_row && from < width",
+        "has_row",
+    ),
+    ("swizzle out of the row", "tile.cuh", "(row >> 1) & 3", "(row >> 1) & 7"),
+    (
+        "fragments in another order",
+        "tile.cuh",
+        "lane / 16 * 8, step * 2 + lane / 8 % 2",
+        "lane / 8 % 2 * 8, step * 2 + lane / 16",
+    ),
+];

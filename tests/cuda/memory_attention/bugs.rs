@@ -1,0 +1,138 @@
+//! Bugs of `memory_attention`, its tables and its merge.
+
+/// Bugs that the checks of `memory_attention` must notice.
+pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
+    (
+        "no barrier between tiles",
+        "memory_attention.cu",
+        "__syncthreads();  // the tile",
+        "// the tile",
+    ),
+    ("keys without places", "memory_attention.cu", "sum_of(token, other)", "token"),
+    (
+        "pointers have places",
+        "memory_attention.cu",
+        "first + slot >= spatial ? f16_of(other) : ",
+        "",
+    ),
+    (
+        "the tail of a tile counts",
+        "memory_attention.cu",
+        "lane % 4 * 2 + e >= count",
+        "lane % 4 * 2 + e > count",
+    ),
+    ("sums are not rescaled", "memory_attention.cu", "rows.total[i] *= factor;", ""),
+    (
+        "columns of the first strip",
+        "memory_attention.cu",
+        "fragment(i / 2, x, i % 2)",
+        "fragment(i / 2, x - x0, i % 2)",
+    ),
+    (
+        "Y of the first row",
+        "memory_attention.cu",
+        "fragment(i / 2, width + y, i % 2)",
+        "fragment(i / 2, width, i % 2)",
+    ),
+    ("no bias of the row", "memory_attention.cu", "base_x[i] + base_y[i]", "base_x[i]"),
+    (
+        "queries beyond the last are written",
+        "memory_attention.cu",
+        "if (first_query + 8 * i >= positions) continue;",
+        "",
+    ),
+    (
+        "the tile in use is refilled",
+        "memory_attention.cu",
+        "fetch_at(buffer ^ 1, next)",
+        "fetch_at(buffer, next)",
+    ),
+    ("a tile is not waited for", "memory_attention.cu", "cp_async_wait<0>();", ""),
+    (
+        "Y of the row before",
+        "memory_attention.cu",
+        "if (next.y != at.y) start_row(next.y);",
+        "",
+    ),
+    (
+        "tokens of a tile's second half twice",
+        "memory_attention.cu",
+        "attend<1>(key_tile, value_tile, from,",
+        "attend<1>(key_tile, value_tile, 0,",
+    ),
+    (
+        "slots taken for slices",
+        "memory_attention.cu",
+        "position * memory.conditioning_slots",
+        "position * memory.conditioning_count",
+    ),
+    (
+        "the turn goes forwards",
+        "memory_attention_tables.cu",
+        "odd * at.x - even * at.y",
+        "odd * at.x + even * at.y",
+    ),
+    (
+        "weights are not waited for",
+        "memory_attention_tables.cu",
+        "cp_async_wait<0>();",
+        "",
+    ),
+    (
+        "rows beyond the last are written",
+        "memory_attention_tables.cu",
+        "if (row + 8 * h >= rows) continue;",
+        "",
+    ),
+    ("Y over X", "memory_attention_tables.cu", "half * width + coordinate", "coordinate"),
+    (
+        "the start is left out",
+        "memory_attention_merge.cu",
+        "float sum = start ?",
+        "float sum = !start ?",
+    ),
+    (
+        "a split is left out",
+        "memory_attention_merge.cu",
+        "i < splits; i++) sum",
+        "i + 1 < splits; i++) sum",
+    ),
+    (
+        "weights of splits are not compared",
+        "memory_attention_merge.cu",
+        "* exp2_approx(split(i)[m] - most);\n        if",
+        ";\n        if",
+    ),
+    (
+        "one time for all",
+        "memory_attention_any.cu",
+        "(recent ? memory.conditioning_count : 0) + slot",
+        "0",
+    ),
+    (
+        "pointers are turned",
+        "memory_attention_any.cu",
+        "int position = 0;",
+        "int position = positions - 1;",
+    ),
+    (
+        "channels beyond the last",
+        "memory_attention_any.cu",
+        "if (lane + i * LANES < m) out",
+        "if (lane + i * LANES <= m) out",
+    ),
+    ("bias left out", "memory_attention_any.cu", "score = x[m] + y[m];", "score = 0.f;"),
+    (
+        "wrong half",
+        "memory_attention_tables_any.cu",
+        "((size_t)row * 2 + side) * half",
+        "(size_t)row * 2 * half",
+    ),
+    (
+        "wrong sign",
+        "memory_attention_tables_any.cu",
+        "odd * cosine - even * sine",
+        "odd * cosine + even * sine",
+    ),
+    ("one too many", "memory_attention_tables_any.cu", "if (index >= ", "if (index > "),
+];

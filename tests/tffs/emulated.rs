@@ -1,0 +1,42 @@
+//! The whole of TFFS on the emulated device: near the authors' program, and the same bytes however it is planned.
+
+use super::bf16::{self, plan, run};
+use hpc_seg::cuda::arena::Arena;
+use hpc_seg::cuda::driver::Driver;
+use hpc_seg::cuda::emulator::{Emulator, Schedule};
+use hpc_seg::cuda::launch::Runtime;
+use hpc_seg::device::{Cuda, Device};
+use hpc_seg::tffs::plan::Plan;
+use std::sync::Arc;
+
+fn device(schedule: Schedule) -> Device {
+    let driver: Arc<dyn Driver> = Arc::new(Emulator::new(schedule).unwrap());
+    let arena = Arena::separate(driver.clone(), 1 << 30);
+    let runtime = Runtime::new(driver);
+    Device::on_cuda(Cuda { runtime, arena }, 1).unwrap()
+}
+
+#[test]
+fn tiny_run_is_as_near_the_authors_as_bf16_allows() {
+    bf16::tiny_seed_10(&device(Schedule::ALL[0]));
+}
+
+#[test]
+fn tiny_run_with_holes_filled_is_as_near_the_authors_as_bf16_allows() {
+    bf16::tiny_seed_1_filled(&device(Schedule::ALL[0]));
+}
+
+#[test]
+fn plans_and_orders_of_threads_and_copies_do_not_change_a_byte() {
+    let case = bf16::small();
+    let bytes = |schedule, plan: &Plan| {
+        let done = run(&device(schedule), ("tiny", 1), &case, plan, 8);
+        (done.labels, done.uncertainty, done.probabilities)
+    };
+    let [first, second, third, fourth] = Schedule::ALL;
+    let want = bytes(first, &plan(2, 3, false));
+    assert!(want.2.iter().flatten().any(|&p| p > 0.0), "an empty result shows nothing");
+    for (schedule, plan) in [(second, plan(1, 1, false)), (third, plan(2, 2, true)), (fourth, plan(5, 1, true))] {
+        assert!(bytes(schedule, &plan) == want, "{schedule:?}, {plan:?}");
+    }
+}
