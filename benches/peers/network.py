@@ -126,10 +126,10 @@ def build(weights, config_path=None, fill_hole_area=0):
 def fill_holes(mask, max_area):
     """What the package's CUDA extension does: background components (8-connected) of at most `max_area` pixels become 0.1."""
     out = mask.clone()
-    for plane, result in zip(mask.flatten(0, 1).numpy(), out.flatten(0, 1)):
+    for plane, result in zip(mask.flatten(0, 1).float().cpu().numpy(), out.flatten(0, 1)):
         labels, _ = ndimage.label(plane <= 0, structure=np.ones((3, 3)))
         areas = np.bincount(labels.ravel())
-        result[torch.from_numpy((labels > 0) & (areas[labels] <= max_area))] = 0.1
+        result[torch.from_numpy((labels > 0) & (areas[labels] <= max_area)).to(out.device)] = 0.1
     return out
 
 

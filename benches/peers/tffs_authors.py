@@ -86,6 +86,8 @@ def arguments():
     p.add_argument("--fill-holes", type=int, default=8, metavar="AREA", help="0 = off")
     p.add_argument("--only-insertions", type=int, metavar="K", help="run the first K insertions and state the scaling to all")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="on a GPU the seconds per stage are those of queueing, the sum is right")
+    p.add_argument("--autocast", action="store_true", help="the network under bf16 autocast: what bf16 costs PyTorch itself")
     p.add_argument("--out", help=".npz: probability (z, y, x), places"), p.add_argument("--json", help="seconds per stage")
     return p.parse_args()
 
@@ -95,7 +97,7 @@ def main():
     a, begin = arguments(), time.perf_counter()
     torch.set_num_threads(a.threads)
     patch_package()
-    net = build(a.weights, a.config, a.fill_holes)
+    net = build(a.weights, a.config, a.fill_holes).to(a.device)
     window = tuple(map(float, a.window.split(","))) if a.window else None
     places = [int(f) for f in a.places.split(",")]
     volume = read(a.unlabelled)
@@ -115,7 +117,8 @@ def main():
     total = torch.zeros(volume.shape, dtype=torch.float64)
     for i, f in chosen:
         start = time.perf_counter()
-        total += insertion(net, query, *supports[i], f, height, width)
+        with torch.autocast(a.device, dtype=torch.bfloat16, enabled=a.autocast):
+            total += insertion(net, query, *supports[i], f, height, width).float().cpu()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
         print(f"labelled {i} place {f}: {seconds[-1]:.2f} s", flush=True)
     scale, stages = len(runs) / len(chosen), clock.report()
