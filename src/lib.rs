@@ -15,6 +15,8 @@ pub mod tffs;
 
 pub mod sam2;
 
+pub mod unet;
+
 pub mod volume;
 
 pub mod metrics;

@@ -12,5 +12,6 @@ mod sam2;
 mod structure;
 mod support;
 mod tffs;
+mod unet;
 mod volume;
 mod weights;

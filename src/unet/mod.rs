@@ -1,0 +1,6 @@
+//! The second branch: a 3-D U-Net planned, fed and trained as nnU-Net's `3d_fullres`, on arrays of this program's own.
+//!
+//! Axes are nnU-Net's: arrays are `[D, H, W]` = (a0, a1, a2), that is the file's (z, y, x) after the plan's `transpose_forward`; channels come last.
+
+pub mod architecture;
+pub mod case;
