@@ -1,5 +1,7 @@
 //! The command line as clap sees it: definitions only. What the values mean together is checked in [`commands`](crate::commands).
 
+pub mod evaluate;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -29,6 +31,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Make a cohort of abdominal MR phantoms with known labels
     Phantom(PhantomArgs),
+    /// Compare label maps with references: Dice, distances between surfaces, volumes
+    Evaluate(Box<evaluate::EvaluateArgs>),
     /// Inspect, convert or verify network weights
     #[command(subcommand)]
     Weights(WeightsCommand),

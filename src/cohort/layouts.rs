@@ -158,7 +158,7 @@ fn split_channel(stem: &str) -> Option<(&str, usize)> {
 }
 
 /// The volumes of one folder by their names without endings; hidden files and anything else are passed over.
-fn volumes_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+pub(super) fn volumes_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let reading = || format!("cannot list the folder {}", folder.display());
     let mut volumes = BTreeMap::<String, PathBuf>::new();
     for entry in fs::read_dir(folder).with_context(reading)? {

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 mod bench;
 mod demo;
+mod evaluate;
 mod info;
 mod phantom;
 mod pseudo_label;
@@ -23,6 +24,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::PseudoLabel(args) => pseudo_label::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Phantom(args) => phantom::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Weights(command) => weights::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),

@@ -1,0 +1,67 @@
+//! `hpc-seg evaluate`: label maps against references.
+
+use super::thread_count;
+use crate::atomic_file;
+use crate::cli::evaluate::{EvaluateArgs, PresetArg};
+use crate::cohort::evaluation::{Evaluation, Request};
+use crate::cohort::groups::Grouping;
+use crate::cohort::runner::Exit;
+use crate::cohort::signals;
+use crate::device::Device;
+use crate::metrics::measures::Preset;
+use crate::stop::Stop;
+use crate::{messages, note};
+use anyhow::Result;
+
+pub(super) fn run(args: &EvaluateArgs) -> Result<Exit> {
+    let stop = Stop::new();
+    signals::install(&stop)?;
+    let device = Device::cpu(thread_count(args.threads)?)?;
+    let request = request(args)?;
+    let evaluation = device.install(|| request.run(&stop))?;
+    write(args, &evaluation)?;
+    messages::data(&evaluation.table())?;
+    let failed = evaluation.failed.len();
+    note!("{} cases compared, {failed} failed", evaluation.cases.len());
+    Ok(if failed == 0 { Exit::Done } else { Exit::SomeFailed })
+}
+
+fn request(args: &EvaluateArgs) -> Result<Request> {
+    let preset = match args.preset {
+        PresetArg::Full => Preset::Full,
+        PresetArg::Nnunet => Preset::NnUnet,
+        PresetArg::Care => Preset::Care,
+        PresetArg::Medpy => Preset::MedPy,
+        PresetArg::SurfaceDistance => Preset::SurfaceDistance,
+        PresetArg::Monai => Preset::Monai,
+        PresetArg::Simpleitk => Preset::SimpleItk,
+    };
+    let grouping = match (&args.groups, &args.group_regex) {
+        (Some(file), _) => Grouping::from_file(file)?,
+        (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
+        (None, None) => Grouping::One,
+    };
+    Ok(Request {
+        predictions: args.predictions.clone(),
+        references: args.references.clone(),
+        preset,
+        tolerances_mm: args.tolerance.clone(),
+        classes: args.classes.clone(),
+        ignored: args.ignore_label,
+        grouping,
+        seed: args.seed,
+    })
+}
+
+fn write(args: &EvaluateArgs, evaluation: &Evaluation) -> Result<()> {
+    if let Some(path) = &args.csv {
+        atomic_file::write_bytes(path, &evaluation.csv()?)?;
+    }
+    if let Some(path) = &args.json {
+        atomic_file::write_bytes(path, (serde_json::to_string_pretty(&evaluation.json())? + "\n").as_bytes())?;
+    }
+    if let Some(path) = &args.summary {
+        atomic_file::write_bytes(path, evaluation.summary_json().as_bytes())?;
+    }
+    Ok(())
+}
