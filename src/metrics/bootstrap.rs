@@ -18,7 +18,7 @@ pub fn interval_of_mean(values: &[f64], seed: u64, key: &[&str]) -> Option<[f64;
     let mut means: Vec<f64> = (0..DRAWS)
         .map(|_| {
             // A 32-bit number times n, shifted down, favours no index by more than n / 2^32.
-            let drawn = (0..n).map(|_| values[(u64::from(rng.next_u32()) * n >> 32) as usize]);
+            let drawn = (0..n).map(|_| values[((u64::from(rng.next_u32()) * n) >> 32) as usize]);
             drawn.sum::<f64>() / n as f64
         })
         .collect();
