@@ -162,7 +162,8 @@ impl Bench {
         let labelled: Vec<&LabelledCase> = self.cohort.labelled.iter().collect();
         let start = Instant::now();
         self.labeller
-            .label(case, "all", &labelled, (&out, &files), &Stop::new(), &Progress::silent())?;
+            .label((case, None), "all", &labelled, (&out, &files), &Stop::new(), &Progress::silent())?
+            .write()?;
         let seconds = start.elapsed().as_secs_f64();
         let timings: Timings = serde_json::from_slice(&fs::read(out.join(&files.timings))?)?;
         let stages = timings
