@@ -200,7 +200,9 @@ pub fn measure(request: &Request, card: Option<&Card>) -> Result<Report> {
         .map(|_| Ok(bench.label()?.0))
         .collect::<Result<Vec<f64>>>()?;
     let after = meter.as_ref().and_then(Meter::joules);
-    let joules = after.zip(before).map(|(after, before)| (after - before) / warm_seconds.len() as f64);
+    let joules = after
+        .zip(before)
+        .map(|(after, before)| (after - before) / warm_seconds.len() as f64);
     let counted_peak = bench.labeller.network()?.device().memory().peak;
     bench.labeller.wait_for_stages();
     let (_, stage_seconds) = bench.label()?;
