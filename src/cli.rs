@@ -124,7 +124,16 @@ pub struct PseudoLabelArgs {
     /// Device to work on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
     pub device: String,
-    /// Device memory this process may use, such as 10GiB (default: what is free)
+    /// GPUs that share the cases, by number, such as 0,1,2 (default: the one of --device)
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "device",
+        help_heading = "Machine"
+    )]
+    pub devices: Vec<String>,
+    /// Memory of each device that this process may use, such as 10GiB (default: what is free)
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<String>,
     /// Folder where compiled CUDA kernels are kept (default: the user's cache folder)

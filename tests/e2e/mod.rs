@@ -6,6 +6,7 @@ mod bad_weights;
 mod behaviour;
 mod demo;
 mod geometry;
+mod gpu;
 mod interrupted;
 mod real_input;
 mod sameness;
