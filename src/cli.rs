@@ -1,7 +1,10 @@
 //! The command line as clap sees it: definitions only. What the values mean together is checked in [`commands`](crate::commands).
 
+pub mod unet;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use unet::{PlanArgs, PreprocessArgs};
 
 /// Exit codes and the note on use, shown at the end of the program's own long help.
 const AFTER_HELP: &str = "Exit codes: 0 done; 1 failed; 2 bad usage or input; 3 done, but some cases failed (OUT/failed.csv); \
@@ -27,6 +30,10 @@ pub enum Command {
     PseudoLabel(Box<PseudoLabelArgs>),
     /// Make a phantom cohort, label it with the demo network, and show mean Dice and a picture
     Demo(DemoArgs),
+    /// Take a data set's fingerprint and plan a 3-D U-Net for it, as nnU-Net does
+    Plan(PlanArgs),
+    /// Crop, normalise and resample a data set as its plan says
+    Preprocess(PreprocessArgs),
     /// Make a cohort of abdominal MR phantoms with known labels
     Phantom(PhantomArgs),
     /// Inspect, convert or verify network weights

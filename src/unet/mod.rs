@@ -4,3 +4,14 @@
 
 pub mod architecture;
 pub mod case;
+pub mod crop;
+pub mod dataset;
+pub mod fingerprint;
+pub mod normalise;
+pub mod numpy_random;
+pub mod plan;
+pub mod preprocess;
+pub mod resample;
+pub mod splits;
+pub mod store;
+pub mod trainer;
