@@ -65,7 +65,12 @@ impl Lattice {
 
     /// The place after the last float of the last voxel, if each has `width` floats.
     fn end(&self, counts: [usize; 4], width: usize) -> usize {
-        let reach: usize = self.steps.iter().zip(counts).map(|(step, count)| step * count.saturating_sub(1)).sum();
+        let reach: usize = self
+            .steps
+            .iter()
+            .zip(counts)
+            .map(|(step, count)| step * count.saturating_sub(1))
+            .sum();
         self.first + reach + width
     }
 }
@@ -81,22 +86,24 @@ pub struct Panels {
 
 impl Panels {
     /// Packs `weight(tap, input, output)`, with bias `[outputs]` or none.
-    pub fn pack(
-        [taps, inputs, outputs]: [usize; 3],
-        bias: Option<&[f32]>,
-        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
-    ) -> Self {
+    pub fn pack([taps, inputs, outputs]: [usize; 3], bias: Option<&[f32]>, weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
         let width = 2 * simd::level().lanes();
         let count = outputs.div_ceil(width);
         let mut panels = vec![0.0; count * taps * inputs * width];
-        panels.par_chunks_mut((inputs * width).max(1)).enumerate().for_each(|(at, rows)| {
-            let (panel, tap) = (at / taps, at % taps);
-            for (input, row) in rows.chunks_exact_mut(width).enumerate() {
-                for (column, value) in row.iter_mut().enumerate().take(outputs - panel * width) {
-                    *value = weight(tap, input, panel * width + column);
+        panels
+            .par_chunks_mut((taps * inputs * width).max(1))
+            .enumerate()
+            .for_each(|(panel, to)| {
+                // The taps of an input and output lie beside each other in PyTorch's order: they are read one after the other.
+                for input in 0..inputs {
+                    for tap in 0..taps {
+                        let row = &mut to[(tap * inputs + input) * width..][..width];
+                        for (column, value) in row.iter_mut().enumerate().take(outputs - panel * width) {
+                            *value = weight(tap, input, panel * width + column);
+                        }
+                    }
                 }
-            }
-        });
+            });
         let mut padded = bias.map_or_else(Vec::new, <[f32]>::to_vec);
         padded.resize(count * width, 0.0);
         Self {
@@ -282,7 +289,11 @@ pub fn gradient(
     for segment in 1..segments {
         let (first, rest) = partial.split_at_mut(size);
         let part = &rest[(segment - 1) * size..segment * size];
-        first.par_iter_mut().zip(part).with_min_len(1 << 14).for_each(|(sum, part)| *sum += part);
+        first
+            .par_iter_mut()
+            .zip(part)
+            .with_min_len(1 << 14)
+            .for_each(|(sum, part)| *sum += part);
     }
     partial.truncate(size);
     partial

@@ -8,6 +8,7 @@ use super::Cost;
 use crate::cpu::conv3d::{Lattice, Panels, gradient, multiply};
 use crate::tensor::Tensor;
 use anyhow::Result;
+use rayon::prelude::*;
 
 /// Kernel and stride along (D, H, W).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,11 +91,17 @@ pub fn conv3d(x: &Tensor, weight: &[f32], bias: &[f32], geometry: Geometry) -> R
     geometry.check();
     let (n, padded, channels) = sizes(x);
     let (taps, outputs) = (geometry.taps(), bias.len());
-    assert_eq!(weight.len(), outputs * channels * taps, "conv3d: weights for {x:?} to {outputs} channels");
+    assert_eq!(
+        weight.len(),
+        outputs * channels * taps,
+        "conv3d: weights for {x:?} to {outputs} channels"
+    );
     let padding = geometry.padding();
     let out = geometry.output(std::array::from_fn(|axis| padded[axis] - 2 * padding[axis]));
     let mut y = Tensor::empty(x.device(), &[n, out[0], out[1], out[2], outputs])?;
-    let panels = Panels::pack([taps, channels, outputs], Some(bias), |tap, c, o| weight[(o * channels + c) * taps + tap]);
+    let panels = Panels::pack([taps, channels, outputs], Some(bias), |tap, c, o| {
+        weight[(o * channels + c) * taps + tap]
+    });
     let from = Lattice::dense(padded, channels).every(geometry.stride, [0; 3]);
     let to = Lattice::dense(out, outputs);
     let counts = [n, out[0], out[1], out[2]];
@@ -125,9 +132,7 @@ pub fn d_input(d_y: &Tensor, weight: &[f32], size: [usize; 3], geometry: Geometr
                 for &x in &axis_taps[2] {
                     let tap = [z, y, x];
                     // In the padded d_y: the output (i + padding - tap) / stride of input i = remainder, and its padding.
-                    let at = |axis: usize| {
-                        (remainder[axis] + padding[axis] + padding[axis] * stride[axis] - tap[axis]) / stride[axis]
-                    };
+                    let at = |axis: usize| (remainder[axis] + padding[axis] + padding[axis] * stride[axis] - tap[axis]) / stride[axis];
                     places.push(((at(0) * padded[1] + at(1)) * padded[2] + at(2)) * outputs);
                     chosen.push((z * geometry.kernel[1] + y) * geometry.kernel[2] + x);
                 }
@@ -164,13 +169,14 @@ pub fn d_weight(x: &Tensor, d_y: &Tensor, geometry: Geometry) -> Vec<f32> {
     let places = offsets(geometry.kernel, padded, channels);
     let counts = [n, out[0], out[1], out[2]];
     let d_w = gradient(counts, (x.values(), from), &places, (d_y.values(), of), [channels, outputs]);
-    let (taps, mut out) = (geometry.taps(), vec![0.0; d_w.len()]);
-    for (at, row) in d_w.chunks_exact(outputs).enumerate() {
-        let (tap, c) = (at / channels, at % channels);
-        for (o, value) in row.iter().enumerate() {
-            out[(o * channels + c) * taps + tap] = *value;
+    let taps = geometry.taps();
+    let mut out = vec![0.0; d_w.len()];
+    out.par_chunks_mut(channels * taps).enumerate().for_each(|(o, out)| {
+        for (at, value) in out.iter_mut().enumerate() {
+            let (c, tap) = (at / taps, at % taps);
+            *value = d_w[(tap * channels + c) * outputs + o];
         }
-    }
+    });
     out
 }
 
@@ -232,13 +238,7 @@ pub fn transposed_d_weight(x: &Tensor, d_y: Channels<'_>, stride: [usize; 3]) ->
     for (tap, place) in offsets_of(stride).enumerate() {
         let of = d_y.lattice().every(stride, place);
         let from = Lattice::dense(size, channels);
-        let part = gradient(
-            counts,
-            (x.values(), from),
-            &[0],
-            (d_y.tensor.values(), of),
-            [channels, outputs],
-        );
+        let part = gradient(counts, (x.values(), from), &[0], (d_y.tensor.values(), of), [channels, outputs]);
         for (at, value) in part.into_iter().enumerate() {
             d_w[at * taps + tap] = value;
         }

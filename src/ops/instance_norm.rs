@@ -79,7 +79,9 @@ pub fn statistics(y: &Tensor) -> Statistics {
     let (n, size, c) = sizes(y);
     let voxels: usize = size.iter().product();
     let values = y.values();
-    let rows = |item: usize, range: std::ops::Range<usize>| values[(item * voxels + range.start) * c..(item * voxels + range.end) * c].chunks_exact(c);
+    let rows = |item: usize, range: std::ops::Range<usize>| {
+        values[(item * voxels + range.start) * c..(item * voxels + range.end) * c].chunks_exact(c)
+    };
     let sum = sums(n, voxels, c, |item, range, sums| {
         simd::run(Vectorised(
             #[inline(always)]
@@ -106,7 +108,10 @@ pub fn statistics(y: &Tensor) -> Statistics {
             },
         ));
     });
-    let rstd = squares.iter().map(|sum| (1.0 / (sum / voxels as f64 + EPS).sqrt()) as f32).collect();
+    let rstd = squares
+        .iter()
+        .map(|sum| (1.0 / (sum / voxels as f64 + EPS).sqrt()) as f32)
+        .collect();
     Statistics { mean, rstd }
 }
 
@@ -169,7 +174,14 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
 /// gamma rstd and beta - mean gamma rstd, [N, C].
 fn fold(norm: &Norm<'_>, n: usize) -> (Vec<f32>, Vec<f32>) {
     let c = norm.gamma.len();
-    let at = |i: usize| (norm.statistics.mean[i], norm.statistics.rstd[i], norm.gamma[i % c], norm.beta[i % c]);
+    let at = |i: usize| {
+        (
+            norm.statistics.mean[i],
+            norm.statistics.rstd[i],
+            norm.gamma[i % c],
+            norm.beta[i % c],
+        )
+    };
     let scale = (0..n * c).map(at).map(|(_, rstd, gamma, _)| gamma * rstd);
     let shift = (0..n * c).map(at).map(|(mean, rstd, gamma, beta)| beta - mean * (gamma * rstd));
     (scale.collect(), shift.collect())
@@ -190,7 +202,8 @@ pub struct Gradients {
 /// The gradient before the LeakyReLU.
 struct Slope<'a> {
     y: &'a [f32],
-    users: &'a [Channels<'a>],
+    /// Values of each user, floats from voxel to voxel, the first of them.
+    users: Vec<(&'a [f32], usize, usize)>,
     folded: (&'a [f32], &'a [f32]),
     voxels: usize,
     channels: usize,
@@ -201,18 +214,25 @@ impl Slope<'_> {
     #[inline(always)]
     fn at(&self, item: usize, voxel: usize, g: &mut [f32]) {
         let (c, at) = (self.channels, item * self.voxels + voxel);
-        g.fill(0.0);
-        for user in self.users {
-            let d = &user.tensor.values()[at * user.tensor.width() + user.first..][..c];
-            for i in 0..c {
-                g[i] += d[i];
+        let g = &mut g[..c];
+        for (number, &(values, step, first)) in self.users.iter().enumerate() {
+            let d = &values[at * step + first..][..c];
+            if number == 0 {
+                g.copy_from_slice(d);
+            } else {
+                for i in 0..c {
+                    g[i] += d[i];
+                }
             }
         }
-        let (v, scale, shift) = (&self.y[at * c..][..c], &self.folded.0[item * c..][..c], &self.folded.1[item * c..][..c]);
+        let (v, scale, shift) = (
+            &self.y[at * c..][..c],
+            &self.folded.0[item * c..][..c],
+            &self.folded.1[item * c..][..c],
+        );
         for i in 0..c {
-            if v[i] * scale[i] + shift[i] <= 0.0 {
-                g[i] *= SLOPE;
-            }
+            // A choice of factors, not of whether to multiply: vectors can do that.
+            g[i] *= if v[i] * scale[i] + shift[i] > 0.0 { 1.0 } else { SLOPE };
         }
     }
 }
@@ -225,20 +245,25 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
     let (n, size, c) = sizes(y);
     let voxels: usize = size.iter().product();
     assert!(
-        users.iter().all(|user| user.count == c && user.tensor.rows() == n * voxels),
+        !users.is_empty() && users.iter().all(|user| user.count == c && user.tensor.rows() == n * voxels),
         "instance_norm: gradients of other sizes than {y:?}"
     );
+    let values = y.values();
     let (scale, shift) = fold(&norm, n);
     let (mean, rstd) = (&norm.statistics.mean, &norm.statistics.rstd);
     let slope = Slope {
         y: y.values(),
-        users,
+        users: users
+            .iter()
+            .map(|user| (user.tensor.values(), user.tensor.width(), user.first))
+            .collect(),
         folded: (&scale, &shift),
         voxels,
         channels: c,
     };
     let totals = sums(n, voxels, 2 * c, |item, range, sums| {
         let (of_g, of_gx) = sums.split_at_mut(c);
+        let of_gx = &mut of_gx[..c];
         let (mean, rstd) = (&mean[item * c..][..c], &rstd[item * c..][..c]);
         let mut g = vec![0.0; c];
         simd::run(Vectorised(
@@ -246,7 +271,7 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
             || {
                 for voxel in range {
                     slope.at(item, voxel, &mut g);
-                    let v = &y.values()[(item * voxels + voxel) * c..][..c];
+                    let v = &values[(item * voxels + voxel) * c..][..c];
                     for i in 0..c {
                         of_g[i] += g[i];
                         of_gx[i] += g[i] * ((v[i] - mean[i]) * rstd[i]);
@@ -255,8 +280,13 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
             },
         ));
     });
-    let over_items = |from: usize| -> Vec<f32> { (0..c).map(|i| (0..n).map(|item| totals[item * 2 * c + from + i]).sum::<f64>() as f32).collect() };
-    let share = |item: usize, from: usize| -> Vec<f32> { (0..c).map(|i| (totals[item * 2 * c + from + i] / voxels as f64) as f32).collect() };
+    let over_items = |from: usize| -> Vec<f32> {
+        (0..c)
+            .map(|i| (0..n).map(|item| totals[item * 2 * c + from + i]).sum::<f64>() as f32)
+            .collect()
+    };
+    let share =
+        |item: usize, from: usize| -> Vec<f32> { (0..c).map(|i| (totals[item * 2 * c + from + i] / voxels as f64) as f32).collect() };
     let means: Vec<[Vec<f32>; 2]> = (0..n).map(|item| [share(item, 0), share(item, c)]).collect();
     let [d, h, w]: [usize; 3] = std::array::from_fn(|axis| size[axis] + 2 * padding[axis]);
     let mut d_y = Tensor::empty(y.device(), &[n, d, h, w, c])?;
@@ -272,7 +302,8 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
         };
         out[..padding[2] * c].fill(0.0);
         out[(w - padding[2]) * c..].fill(0.0);
-        let (mean, rstd, [of_g, of_gx]) = (&mean[item * c..][..c], &rstd[item * c..][..c], &means[item]);
+        let (mean, rstd, gamma) = (&mean[item * c..][..c], &rstd[item * c..][..c], &norm.gamma[..c]);
+        let (of_g, of_gx, sums) = (&means[item][0][..c], &means[item][1][..c], &mut sums[..c]);
         simd::run(Vectorised(
             #[inline(always)]
             || {
@@ -280,10 +311,10 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
                     let voxel = (z * size[1] + y_at) * size[2] + x;
                     let to = &mut out[(x + padding[2]) * c..][..c];
                     slope.at(item, voxel, to);
-                    let v = &y.values()[(item * voxels + voxel) * c..][..c];
+                    let v = &values[(item * voxels + voxel) * c..][..c];
                     for i in 0..c {
                         let x = (v[i] - mean[i]) * rstd[i];
-                        to[i] = norm.gamma[i] * rstd[i] * (to[i] - of_g[i] - x * of_gx[i]);
+                        to[i] = gamma[i] * rstd[i] * (to[i] - of_g[i] - x * of_gx[i]);
                         sums[i] += to[i];
                     }
                 }
@@ -313,7 +344,9 @@ fn sums_of_rows([n, d, h]: [usize; 3], width: usize, of: impl Fn(usize, &mut [f3
         })
         .collect();
     let mut total = vec![0f64; width];
-    planes.iter().for_each(|plane| total.iter_mut().zip(plane).for_each(|(total, sum)| *total += sum));
+    planes
+        .iter()
+        .for_each(|plane| total.iter_mut().zip(plane).for_each(|(total, sum)| *total += sum));
     total.into_iter().map(|sum| sum as f32).collect()
 }
 

@@ -53,7 +53,10 @@ pub fn loss(logits: &[f32], targets: Targets<'_>, n: usize, settings: Settings, 
     let counts = |at: usize| Some(targets.labels[at]) != settings.ignore;
     let weight = |at: usize| targets.weights.map_or(1.0, |weights| f64::from(weights[at]));
     if let Some(at) = (0..n * voxels).find(|&at| counts(at) && !(0..classes as i16).contains(&targets.labels[at])) {
-        anyhow::bail!("a target of {} for {classes} classes; preprocess the data set again", targets.labels[at]);
+        anyhow::bail!(
+            "a target of {} for {classes} classes; preprocess the data set again",
+            targets.labels[at]
+        );
     }
     let counted = (0..n * voxels).filter(|&at| counts(at)).count().max(1) as f64;
     let groups = if settings.batch_dice { 1 } else { n };
@@ -97,7 +100,11 @@ pub fn loss(logits: &[f32], targets: Targets<'_>, n: usize, settings: Settings, 
             let slope = |class: usize| {
                 let y = f64::from(u8::from(class == label));
                 let (d, below) = terms[class];
-                if class == 0 { 0.0 } else { -w * (2.0 * y - d) / below / (foreground * groups as f64) }
+                if class == 0 {
+                    0.0
+                } else {
+                    -w * (2.0 * y - d) / below / (foreground * groups as f64)
+                }
             };
             let mean: f64 = (0..classes).map(|class| p[class] * slope(class)).sum();
             for (class, out) in out.iter_mut().enumerate() {

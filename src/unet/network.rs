@@ -9,9 +9,7 @@ use super::loss::{self, Settings, Targets};
 use super::names::{Parameter, parameters};
 use crate::bad_input;
 use crate::keyed_rng::keyed_rng;
-use crate::ops::conv3d::{
-    Channels, Geometry, conv3d, d_bias, d_input, d_weight, transposed, transposed_d_input, transposed_d_weight,
-};
+use crate::ops::conv3d::{Channels, Geometry, conv3d, d_bias, d_input, d_weight, transposed, transposed_d_input, transposed_d_weight};
 use crate::ops::instance_norm::{Norm, Source, Statistics, activate, backward, statistics};
 use crate::tensor::Tensor;
 use crate::weights::StrictLoader;
@@ -104,7 +102,9 @@ impl Network {
 
     fn empty(architecture: &Architecture, channels: usize, classes: usize) -> Result<Self> {
         if architecture.family != Family::PlainConv {
-            bad_input!("the plan asks for a ResidualEncoderUNet, which is not to be had yet; plan anew with hpc-seg plan for a PlainConvUNet");
+            bad_input!(
+                "the plan asks for a ResidualEncoderUNet, which is not to be had yet; plan anew with hpc-seg plan for a PlainConvUNet"
+            );
         }
         let parameters = parameters(architecture, channels, classes);
         let mut next = 0;
@@ -158,7 +158,11 @@ impl Network {
     fn geometry(&self, stage: usize, is_first_of_encoder: bool) -> Geometry {
         Geometry {
             kernel: self.architecture.kernel_sizes[stage],
-            stride: if is_first_of_encoder { self.architecture.strides[stage] } else { [1; 3] },
+            stride: if is_first_of_encoder {
+                self.architecture.strides[stage]
+            } else {
+                [1; 3]
+            },
         }
     }
 

@@ -14,7 +14,10 @@ pub struct Optimiser {
 
 /// The length of all gradients together; a parameter without gradient counts as zero.
 pub fn norm(gradients: &[Option<Vec<f32>>]) -> f64 {
-    let squares = gradients.iter().flatten().map(|gradient| gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>());
+    let squares = gradients
+        .iter()
+        .flatten()
+        .map(|gradient| gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>());
     squares.sum::<f64>().sqrt()
 }
 

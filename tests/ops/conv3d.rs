@@ -186,11 +186,18 @@ fn transposed_conv3d_and_its_gradients_equal_plain_loops() {
         let got = on_any_threads(&name, |device| {
             let d_y = tensor(device, out, all, &d_y);
             poison(device, x.len());
-            transposed_d_input(part(&d_y, before, outputs), &weight, stride).unwrap().values().to_vec()
+            transposed_d_input(part(&d_y, before, outputs), &weight, stride)
+                .unwrap()
+                .values()
+                .to_vec()
         });
         assert_close(&format!("{name}, input"), &got, &d_x);
         let got = on_any_threads(&name, |device| {
-            let (weight, bias) = transposed_d_weight(&tensor(device, size, channels, &x), part(&tensor(device, out, all, &d_y), before, outputs), stride);
+            let (weight, bias) = transposed_d_weight(
+                &tensor(device, size, channels, &x),
+                part(&tensor(device, out, all, &d_y), before, outputs),
+                stride,
+            );
             [weight, bias].concat()
         });
         assert_close(&format!("{name}, weight"), &got[..weight.len()], &d_w);

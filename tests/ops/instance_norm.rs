@@ -99,7 +99,10 @@ fn gradients_equal_differences() {
         let (y64, gamma64, beta64) = (wide(&y), wide(&gamma), wide(&beta));
         let step = 1e-6;
         let difference = |which: usize, at: usize| {
-            let [mut up, mut down] = [[y64.clone(), gamma64.clone(), beta64.clone()], [y64.clone(), gamma64.clone(), beta64.clone()]];
+            let [mut up, mut down] = [
+                [y64.clone(), gamma64.clone(), beta64.clone()],
+                [y64.clone(), gamma64.clone(), beta64.clone()],
+            ];
             up[which][at] += step;
             down[which][at] -= step;
             (loss(&up[0], &up[1], &up[2]) - loss(&down[0], &down[1], &down[2])) / (2.0 * step)
@@ -132,13 +135,21 @@ fn gradients_equal_differences() {
         let got: Vec<f32> = chosen.iter().map(|&chosen| d_y[at(chosen)]).collect();
         assert_close(&format!("{}, y", c.name), &got, &want);
         let inside: std::collections::BTreeSet<usize> = (0..y.len()).map(at).collect();
-        assert!((0..d_y.len()).all(|at| inside.contains(&at) || d_y[at] == 0.0), "{}: padding", c.name);
+        assert!(
+            (0..d_y.len()).all(|at| inside.contains(&at) || d_y[at] == 0.0),
+            "{}: padding",
+            c.name
+        );
         for (which, name) in [(1, "gamma"), (2, "beta")] {
             let want: Vec<f64> = (0..width).map(|at| difference(which, at)).collect();
             assert_close(&format!("{}, {name}", c.name), &rest[(which - 1) * width..which * width], &want);
         }
         // What a bias adds the norm takes away: nothing but rounding is left, a hundredth of which is visible in the values it is the sum of.
         let largest = d_y.iter().fold(0f32, |most, v| most.max(v.abs()));
-        assert!(rest[2 * width..].iter().all(|d| d.abs() <= 1e-4 * largest * voxels(&c) as f32), "{}: bias", c.name);
+        assert!(
+            rest[2 * width..].iter().all(|d| d.abs() <= 1e-4 * largest * voxels(&c) as f32),
+            "{}: bias",
+            c.name
+        );
     }
 }

@@ -6,7 +6,10 @@ use hpc_seg::unet::loss::{Settings, Targets, head_weights, loss};
 /// By the text of the specification: one-hot targets, sums per item or batch, means.
 fn oracle(logits: &[f64], labels: &[i16], weights: &[f64], n: usize, classes: usize, settings: Settings) -> f64 {
     let voxels = labels.len() / n;
-    let counts: Vec<f64> = labels.iter().map(|label| f64::from(u8::from(Some(*label) != settings.ignore))).collect();
+    let counts: Vec<f64> = labels
+        .iter()
+        .map(|label| f64::from(u8::from(Some(*label) != settings.ignore)))
+        .collect();
     let p: Vec<f64> = logits
         .chunks_exact(classes)
         .flat_map(|z| {
@@ -49,7 +52,9 @@ fn losses_are_the_formula_and_gradients_its_differences() {
             let logits: Vec<f32> = noise(n * voxels * classes, 1).iter().map(|z| 3.0 * z).collect();
             let kinds = classes + usize::from(ignore.is_some());
             // One item lacks the last class.
-            let labels: Vec<i16> = (0..n * voxels).map(|i| ((i * 7 + i / 3) % if i < voxels { kinds } else { kinds - 1 }) as i16).collect();
+            let labels: Vec<i16> = (0..n * voxels)
+                .map(|i| ((i * 7 + i / 3) % if i < voxels { kinds } else { kinds - 1 }) as i16)
+                .collect();
             let weights: Vec<f32> = noise(n * voxels, 2).iter().map(|w| w.abs()).collect();
             let wide: Vec<f64> = weights.iter().map(|w| if weighted { f64::from(*w) } else { 1.0 }).collect();
             let targets = Targets {
@@ -66,7 +71,11 @@ fn losses_are_the_formula_and_gradients_its_differences() {
                 let (mut up, mut down) = (z.clone(), z.clone());
                 (up[at], down[at]) = (z[at] + 1e-5, z[at] - 1e-5);
                 let difference = 0.25 * (want(&up) - want(&down)) / 2e-5;
-                assert!((f64::from(d[at]) - difference).abs() < 1e-8, "{name}, {at}: {}, wanted {difference}", d[at]);
+                assert!(
+                    (f64::from(d[at]) - difference).abs() < 1e-8,
+                    "{name}, {at}: {}, wanted {difference}",
+                    d[at]
+                );
             }
         }
     }

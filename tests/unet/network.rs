@@ -44,7 +44,14 @@ impl Golden {
         }
         let shape = checkpoint.shape("input").unwrap();
         let heads = architecture.features.len() - 1;
-        let target = |head| checkpoint.raw(&format!("target{head}")).unwrap().iter().map(|label| i16::from(*label)).collect();
+        let target = |head| {
+            checkpoint
+                .raw(&format!("target{head}"))
+                .unwrap()
+                .iter()
+                .map(|label| i16::from(*label))
+                .collect()
+        };
         Some(Self {
             size: [shape[2], shape[3], shape[4]],
             image: checkpoint.f32("input").unwrap(),
@@ -93,7 +100,10 @@ fn compare(got: &[f32], want: &[f32]) -> (f32, f32) {
 }
 
 fn near(name: &str, got: f64, want: f64) {
-    assert!((got - want).abs() <= f64::from(TOLERANCE) * want.abs(), "{name}: {got}, wanted {want}");
+    assert!(
+        (got - want).abs() <= f64::from(TOLERANCE) * want.abs(),
+        "{name}: {got}, wanted {want}"
+    );
 }
 
 fn equals_pytorch(name: &str) {
@@ -123,7 +133,11 @@ fn equals_pytorch(name: &str) {
 
     let step = golden.network.step(&image, &golden.targets(), golden.settings).unwrap();
     near(&format!("{name}, loss"), step.loss, golden.number("loss"));
-    near(&format!("{name}, length of the gradient"), norm(&step.gradients), golden.number("grad_norm"));
+    near(
+        &format!("{name}, length of the gradient"),
+        norm(&step.gradients),
+        golden.number("grad_norm"),
+    );
     for (at, (parameter, gradient)) in golden.network.parameters.iter().zip(&step.gradients).enumerate() {
         let key = format!("grad.{}", parameter.name);
         let Some(gradient) = gradient else {
@@ -144,10 +158,18 @@ fn equals_pytorch(name: &str) {
     let targets: Vec<Targets<'_>> = targets.iter().map(|labels| Targets { labels, weights: None }).collect();
     optimiser.step(&mut golden.network.values, &step.gradients, RATE);
     let second = golden.network.step(&image, &targets, settings).unwrap();
-    near(&format!("{name}, loss after a step"), second.loss, golden.number("loss_after_1_step"));
+    near(
+        &format!("{name}, loss after a step"),
+        second.loss,
+        golden.number("loss_after_1_step"),
+    );
     optimiser.step(&mut golden.network.values, &second.gradients, RATE);
     let third = golden.network.step(&image, &targets, settings).unwrap();
-    near(&format!("{name}, loss after two steps"), third.loss, golden.number("loss_after_2_steps"));
+    near(
+        &format!("{name}, loss after two steps"),
+        third.loss,
+        golden.number("loss_after_2_steps"),
+    );
     for (parameter, values) in golden.network.parameters.iter().zip(&golden.network.values) {
         let key = format!("param_after_2_steps.{}", parameter.name);
         let (worst, largest) = compare(values, &golden.checkpoint.f32(&key).unwrap());
@@ -220,7 +242,11 @@ fn drawn_weights_have_he_s_spread_and_are_the_seeds() {
         if parameter.shape.len() == 5 {
             let want = 2.0 / 1.0001 / parameter.shape[1..].iter().product::<usize>() as f64;
             // Five standard errors of a variance and of a mean.
-            assert!((variance / want - 1.0).abs() < 5.0 * (2.0 / n).sqrt(), "{}: {variance}, wanted {want}", parameter.name);
+            assert!(
+                (variance / want - 1.0).abs() < 5.0 * (2.0 / n).sqrt(),
+                "{}: {variance}, wanted {want}",
+                parameter.name
+            );
             assert!(mean.abs() < 5.0 * (want / n).sqrt(), "{}: mean {mean}", parameter.name);
         } else {
             let want = f64::from(u8::from(parameter.name.ends_with("norm.weight")));
@@ -238,7 +264,13 @@ fn parameters_are_loaded_by_name_and_what_is_missing_is_said() {
     let loader = StrictLoader::new(&checkpoint);
     let loaded = Network::load(&architecture, 1, 2, &loader).unwrap();
     loader.finish().unwrap();
-    assert!(loaded.parameters.iter().zip(&loaded.values).all(|(p, v)| *v == formula_tensor(&p.name, 9, &p.shape)));
+    assert!(
+        loaded
+            .parameters
+            .iter()
+            .zip(&loaded.values)
+            .all(|(p, v)| *v == formula_tensor(&p.name, 9, &p.shape))
+    );
     let lost = list.swap_remove(2).0;
     let checkpoint = formula_checkpoint(&list, 9).unwrap();
     let loader = StrictLoader::new(&checkpoint);
