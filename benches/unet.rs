@@ -3,6 +3,8 @@
 //! The network is the yardstick: PlainConvUNet 32-64-128-256-320, patch 32 x 64 x 64, batch 2, every stage after the first at stride 2, deep supervision;
 //! `benches/peers/unet_step.py` runs the same in PyTorch.
 
+#![allow(clippy::print_stdout)] // the memory of a step
+
 use anyhow::Result;
 use criterion::{Criterion, Throughput};
 use hpc_seg::bench::entries::noise;
@@ -39,7 +41,7 @@ fn network(criterion: &mut Criterion, device: &Device) -> Result<()> {
     let batch = Tensor::from_slice(device, &[BATCH, d, h, w, 1], &noise(BATCH * d * h * w, 1))?;
     let one = Tensor::from_slice(device, &[1, d, h, w, 1], &noise(d * h * w, 1))?;
     let labels: Vec<Vec<i16>> = (0..4)
-        .map(|head| (0..BATCH * d * h * w >> (3 * head)).map(|i| (i / 7 % CLASSES) as i16).collect())
+        .map(|head| (0..(BATCH * d * h * w) >> (3 * head)).map(|i| (i / 7 % CLASSES) as i16).collect())
         .collect();
     let targets: Vec<Targets<'_>> = labels.iter().map(|labels| Targets { labels, weights: None }).collect();
     let settings = Settings {

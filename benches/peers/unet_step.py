@@ -6,6 +6,7 @@ Prints the median and least seconds of a step (forward, loss, backward; no optim
 """
 
 import argparse
+import resource
 import statistics
 import time
 
@@ -94,7 +95,9 @@ def main():
             network(image[:1], False)
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     measure("step", args.repeats, step)
+    print(f"memory: {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f} MiB more at most, gradients of the weights among them")
     measure("infer", args.repeats, infer)
 
 

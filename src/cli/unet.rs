@@ -59,3 +59,43 @@ pub struct PreprocessArgs {
     #[arg(long, help_heading = "Machine")]
     pub json: bool,
 }
+
+/// Arguments of `predict`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  hpc-seg predict --model nnUNetTrainer__nnUNetPlans__3d_fullres --input imagesTs --out segmentations\n\n\
+MODEL holds plans.json, dataset.json and fold_X/checkpoint_final.pth, as nnU-Net leaves them (PlainConvUNet, 3d_fullres); INPUT holds CASE_0000.nii.gz, a file per channel. \
+Written are OUT/CASE.nii.gz and, if asked for, OUT/probability/CASE.nii.gz. Given again, the command skips finished cases unless their files or the model changed.\n\n\
+For research use only; not a medical device."
+)]
+pub struct PredictArgs {
+    /// Folder of the trained model
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    pub model: PathBuf,
+    /// Folder of the images
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    pub input: PathBuf,
+    /// Folder for the segmentations
+    #[arg(long, value_name = "DIR", help_heading = "Input and output")]
+    pub out: PathBuf,
+    /// Also write OUT/probability/CASE.nii.gz, a channel per class (default: off)
+    #[arg(long, help_heading = "Input and output")]
+    pub save_probabilities: bool,
+
+    /// Folds whose networks are averaged, such as 0,1 or all (default: every trained one)
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Method")]
+    pub folds: Vec<String>,
+    /// Leave out mirrored views: up to eight times faster, a little worse (default: off)
+    #[arg(long, help_heading = "Method")]
+    pub no_mirroring: bool,
+    /// Add logits up in half precision, to reproduce nnU-Net's rounding (default: off)
+    #[arg(long, help_heading = "Method")]
+    pub fp16_accumulate: bool,
+
+    /// Threads to work with (default: all this process may use)
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+    /// Write the summary to standard output as JSON (default: off)
+    #[arg(long, help_heading = "Machine")]
+    pub json: bool,
+}

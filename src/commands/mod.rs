@@ -13,6 +13,7 @@ mod demo;
 mod info;
 mod phantom;
 mod plan;
+mod predict;
 mod preprocess;
 mod pseudo_label;
 mod weights;
@@ -28,6 +29,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Demo(args) => demo::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Preprocess(args) => preprocess::run(args),
+        Command::Predict(args) => predict::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Weights(command) => weights::run(command),
         Command::Bench(args) => bench::run(args),

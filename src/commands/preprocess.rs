@@ -48,7 +48,7 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
         let (device, dataset, plans, folder) = (&device, &dataset, &plans, &folder);
         move |task: &Task<CaseFiles>, _: &Stop, progress: &Progress| {
             progress.stage("preprocessing", 0);
-            let ready = device.install(|| preprocess(dataset, plans, &task.payload))?;
+            let (ready, _) = device.install(|| preprocess(dataset, plans, &task.payload))?;
             progress.stage("writing", 0);
             ready.write(folder, &task.name)?;
             let [d, h, w] = ready.shape;

@@ -116,7 +116,7 @@ impl Panels {
     }
 }
 
-/// out[v] = bias + the sum over taps t of from[v + taps[t]] W[t], for every voxel v of `counts` along (n, z, y, x).
+/// `out[v] = bias + sum over t of from[v + taps[t]] W[t]`, for every voxel v of `counts` along (n, z, y, x).
 pub fn multiply(counts: [usize; 4], (from, at): (&[f32], Lattice), taps: &[usize], panels: &Panels, (out, to): (&mut [f32], Lattice)) {
     assert_eq!(taps.len(), panels.taps, "taps and weights");
     if counts.contains(&0) || panels.outputs == 0 {
@@ -243,7 +243,7 @@ unsafe fn sum<S: Simd, const R: usize>(
     }
 }
 
-/// d_w [taps, C, O] = the sum over voxels v of `counts` of from[v + taps[t]]^T d_out[v].
+/// `d_w[t] = sum over v of from[v + taps[t]]^T d_out[v]`, [taps, C, O], over the voxels v of `counts`.
 pub fn gradient(
     counts: [usize; 4],
     (from, at): (&[f32], Lattice),

@@ -235,6 +235,30 @@ impl Slope<'_> {
             g[i] *= if v[i] * scale[i] + shift[i] > 0.0 { 1.0 } else { SLOPE };
         }
     }
+
+    /// Sums of g and of g x^ over the voxels of each item: [N, 2 C].
+    fn totals(&self, n: usize, statistics: &Statistics) -> Vec<f64> {
+        let (c, voxels) = (self.channels, self.voxels);
+        sums(n, voxels, 2 * c, |item, range, sums| {
+            let (of_g, of_gx) = sums.split_at_mut(c);
+            let of_gx = &mut of_gx[..c];
+            let (mean, rstd) = (&statistics.mean[item * c..][..c], &statistics.rstd[item * c..][..c]);
+            let mut g = vec![0.0; c];
+            simd::run(Vectorised(
+                #[inline(always)]
+                || {
+                    for voxel in range {
+                        self.at(item, voxel, &mut g);
+                        let v = &self.y[(item * voxels + voxel) * c..][..c];
+                        for i in 0..c {
+                            of_g[i] += g[i];
+                            of_gx[i] += g[i] * ((v[i] - mean[i]) * rstd[i]);
+                        }
+                    }
+                },
+            ));
+        })
+    }
 }
 
 /// Gradients, given those of a from each of its users, which are added up.
@@ -252,7 +276,7 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
     let (scale, shift) = fold(&norm, n);
     let (mean, rstd) = (&norm.statistics.mean, &norm.statistics.rstd);
     let slope = Slope {
-        y: y.values(),
+        y: values,
         users: users
             .iter()
             .map(|user| (user.tensor.values(), user.tensor.width(), user.first))
@@ -261,25 +285,7 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
         voxels,
         channels: c,
     };
-    let totals = sums(n, voxels, 2 * c, |item, range, sums| {
-        let (of_g, of_gx) = sums.split_at_mut(c);
-        let of_gx = &mut of_gx[..c];
-        let (mean, rstd) = (&mean[item * c..][..c], &rstd[item * c..][..c]);
-        let mut g = vec![0.0; c];
-        simd::run(Vectorised(
-            #[inline(always)]
-            || {
-                for voxel in range {
-                    slope.at(item, voxel, &mut g);
-                    let v = &values[(item * voxels + voxel) * c..][..c];
-                    for i in 0..c {
-                        of_g[i] += g[i];
-                        of_gx[i] += g[i] * ((v[i] - mean[i]) * rstd[i]);
-                    }
-                }
-            },
-        ));
-    });
+    let totals = slope.totals(n, norm.statistics);
     let over_items = |from: usize| -> Vec<f32> {
         (0..c)
             .map(|i| (0..n).map(|item| totals[item * 2 * c + from + i]).sum::<f64>() as f32)

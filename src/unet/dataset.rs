@@ -63,12 +63,13 @@ impl Dataset {
     /// A file that is missing or no `dataset.json` of nnU-Net's; regions, which are not supported; labels with gaps.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("dataset.json");
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!(
-                "{}: cannot be read; a data set in nnU-Net's layout has one, beside imagesTr and labelsTr",
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => bad_input!(
+                "{}: cannot be read ({error}); a data set in nnU-Net's layout has one, beside imagesTr and labelsTr",
                 path.display()
-            )
-        })?;
+            ),
+        };
         let Ok(json) = serde_json::from_str::<Value>(&text) else {
             bad_input!("{}: is no JSON; repair it", path.display());
         };
@@ -137,7 +138,10 @@ impl Dataset {
     /// # Errors
     /// A folder that cannot be read, or holds no such file.
     pub fn found(&self, images: &Path, labels: Option<&Path>) -> Result<Vec<CaseFiles>> {
-        let entries = fs::read_dir(images).with_context(|| format!("{}: cannot be read", images.display()))?;
+        let entries = match fs::read_dir(images) {
+            Ok(entries) => entries,
+            Err(error) => bad_input!("{}: cannot be read ({error}); give a folder of images", images.display()),
+        };
         let names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| !name.starts_with('.'))

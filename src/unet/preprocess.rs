@@ -7,6 +7,7 @@ use super::plan::Plans;
 use super::resample::{Order, new_shape, resample, resample_labels, separate_axis};
 use super::store::{Preprocessed, Properties};
 use crate::bad_input;
+use crate::volume::Header;
 use anyhow::Result;
 
 const SEED: u32 = 1234;
@@ -14,11 +15,11 @@ const SEED: u32 = 1234;
 const LOCATIONS: usize = 10_000;
 const LOCATIONS_SHARE: f64 = 0.01;
 
-/// Loads a case and makes it ready; without a label (inference) the label is 0 inside the nonzero mask and -1 outside, and there are no locations.
+/// Loads a case and makes it ready, and gives its file's header too; without a label (inference) the label is 0 inside the nonzero mask and -1 outside, and there are no locations.
 ///
 /// # Errors
 /// Files that cannot be used; a data set of other channels than the plan's.
-pub fn preprocess(dataset: &Dataset, plans: &Plans, case: &CaseFiles) -> Result<Preprocessed> {
+pub fn preprocess(dataset: &Dataset, plans: &Plans, case: &CaseFiles) -> Result<(Preprocessed, Header)> {
     let channels = plans.configuration.normalisation.len();
     if dataset.channels.len() != channels {
         bad_input!(
@@ -26,7 +27,9 @@ pub fn preprocess(dataset: &Dataset, plans: &Plans, case: &CaseFiles) -> Result<
             dataset.channels.len()
         );
     }
-    Ok(make_ready(dataset, plans, dataset.load(case)?))
+    let raw = dataset.load(case)?;
+    let header = raw.header.clone();
+    Ok((make_ready(dataset, plans, raw), header))
 }
 
 fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
@@ -74,7 +77,7 @@ fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
 }
 
 /// An array whose axes are those of `volume` in another order.
-fn transpose<T: Copy>(volume: Vec<T>, shape: [usize; 3], forward: [usize; 3]) -> Vec<T> {
+pub(super) fn transpose<T: Copy>(volume: Vec<T>, shape: [usize; 3], forward: [usize; 3]) -> Vec<T> {
     if forward == [0, 1, 2] {
         return volume;
     }

@@ -23,7 +23,7 @@ fn cases_are_preprocessed_as_by_nnu_net() {
     let properties: Value = serde_json::from_slice(&fs::read(goldens.join("preprocessed_properties.json")).unwrap()).unwrap();
     for name in ["ph_000", "ph_003"] {
         let case = dataset.cases().unwrap().into_iter().find(|case| case.name == name).unwrap();
-        let ready = preprocess(&dataset, &plans, &case).unwrap();
+        let (ready, _) = preprocess(&dataset, &plans, &case).unwrap();
         let want = tensors.tensor(&format!("{name}.image")).unwrap();
         assert_eq!(want.shape()[1..], ready.shape);
         let want: Vec<f32> = bytemuck::pod_collect_to_vec(want.data());

@@ -53,7 +53,7 @@ fn lines_are_resized_as_by_scikit_image() {
         13.510_091,
         7.776_655,
         4.601_566_4,
-        2.228_311_1,
+        2.228_311,
         0.824_083_8,
     ];
     assert_near(&along_every_axis(&x, 12, Order::Cubic), &twelve);

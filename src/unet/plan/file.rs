@@ -184,7 +184,7 @@ fn check(configuration: &Configuration) -> Result<()> {
     for axis in 0..3 {
         let divisor: usize = a.strides.iter().map(|stride| stride[axis]).product();
         let size = configuration.patch_size[axis];
-        if size == 0 || size % divisor != 0 || size > 1 << 12 {
+        if size == 0 || !size.is_multiple_of(divisor) || size > 1 << 12 {
             bad_input!(
                 "patch {:?} is not a multiple of the network's strides ({divisor} along axis {axis})",
                 configuration.patch_size

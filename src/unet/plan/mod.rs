@@ -127,7 +127,13 @@ impl Plans {
     /// # Errors
     /// A file that is missing or no plans; a configuration that is missing, or not three-dimensional; a network that is not known.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read; hpc-seg plan makes one", path.display()))?;
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => bad_input!(
+                "{}: the plans cannot be read ({error}); hpc-seg plan makes them, and a trained model's folder holds them",
+                path.display()
+            ),
+        };
         let Ok(json) = serde_json::from_str::<Value>(&text) else {
             bad_input!("{}: is no JSON; repair it, or make it anew with hpc-seg plan", path.display());
         };
