@@ -87,6 +87,7 @@ correctness() {
     gpu_tests kernels 150 cuda::gpu:: env "HPC_SEG_RECORD_PTX=$folder" "$tests"
     gpu_tests fault 20 cuda::fault:: "$tests"
     gpu_tests golden 120 tffs::gpu:: "$tests"
+    gpu_tests processes 60 e2e::gpu:: "$tests"
     for tool in memcheck racecheck initcheck; do
         if ((list_only)) || command -v compute-sanitizer >/dev/null; then
             gpu_tests $tool 120 cuda::gpu:: compute-sanitizer --tool $tool --error-exitcode 9 "$tests"

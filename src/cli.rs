@@ -1,9 +1,11 @@
 //! The command line as clap sees it: definitions only. What the values mean together is checked in [`commands`](crate::commands).
 
 pub mod evaluate;
+pub mod unet;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use unet::{PlanArgs, PredictArgs, PreprocessArgs};
 
 /// Exit codes and the note on use, shown at the end of the program's own long help.
 const AFTER_HELP: &str = "Exit codes: 0 done; 1 failed; 2 bad usage or input; 3 done, but some cases failed (OUT/failed.csv); \
@@ -29,6 +31,12 @@ pub enum Command {
     PseudoLabel(Box<PseudoLabelArgs>),
     /// Make a phantom cohort, label it with the demo network, and show mean Dice and a picture
     Demo(DemoArgs),
+    /// Take a data set's fingerprint and plan a 3-D U-Net for it, as nnU-Net does
+    Plan(PlanArgs),
+    /// Crop, normalise and resample a data set as its plan says
+    Preprocess(PreprocessArgs),
+    /// Segment volumes with a trained nnU-Net model
+    Predict(PredictArgs),
     /// Make a cohort of abdominal MR phantoms with known labels
     Phantom(PhantomArgs),
     /// Compare label maps with references: Dice, distances between surfaces, volumes
@@ -128,7 +136,16 @@ pub struct PseudoLabelArgs {
     /// Device to work on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
     pub device: String,
-    /// Device memory this process may use, such as 10GiB (default: what is free)
+    /// GPUs that share the cases, by number, such as 0,1,2 (default: the one of --device)
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "device",
+        help_heading = "Machine"
+    )]
+    pub devices: Vec<String>,
+    /// Memory of each device that this process may use, such as 10GiB (default: what is free)
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<String>,
     /// Folder where compiled CUDA kernels are kept (default: the user's cache folder)

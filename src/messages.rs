@@ -164,6 +164,12 @@ impl Progress {
         Self::with(label.into(), shown)
     }
 
+    /// The same in dated lines only, on a terminal too: for several cases at once.
+    pub fn lines(label: impl Into<String>) -> Self {
+        let shown = if is_heard(Level::Note) { Shown::Lines } else { Shown::Nothing };
+        Self::with(label.into(), shown)
+    }
+
     /// Keeps stages and seconds, and shows nothing.
     pub fn silent() -> Self {
         Self::with(String::new(), Shown::Nothing)

@@ -2,6 +2,7 @@
 
 pub mod ceilings;
 pub mod compare;
+mod energy;
 pub mod entries;
 pub mod ops;
 pub mod volume;

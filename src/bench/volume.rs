@@ -3,6 +3,7 @@
 //! The cohort is made for the purpose in a temporary folder: M labelled phantoms and one to label, all of the same size, with one organ labelled. *Cold* is what the first
 //! volume of a run costs: opening the device, loading the network, compiling kernels, building the supports. *Warm* is what every further volume costs.
 
+use super::energy::Meter;
 use super::{formula_weights, percentile};
 use crate::cohort::case_record::Timings;
 use crate::cohort::discover::{Cohort, LabelledCase, discover};
@@ -70,6 +71,9 @@ pub struct Report {
     pub p50_seconds: f64,
     /// Their 95th percentile.
     pub p95_seconds: f64,
+    /// Joules of the whole board per warm volume, by NVML, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
     /// Seconds per stage of one more warm volume, in which the device is waited for after every stage: their sum is more than a warm volume takes.
     pub stage_seconds: BTreeMap<String, f64>,
     /// Operations of a volume, by the network's own count.
@@ -162,7 +166,8 @@ impl Bench {
         let labelled: Vec<&LabelledCase> = self.cohort.labelled.iter().collect();
         let start = Instant::now();
         self.labeller
-            .label(case, "all", &labelled, (&out, &files), &Stop::new(), &Progress::silent())?;
+            .label((case, None), "all", &labelled, (&out, &files), &Stop::new(), &Progress::silent())?
+            .write()?;
         let seconds = start.elapsed().as_secs_f64();
         let timings: Timings = serde_json::from_slice(&fs::read(out.join(&files.timings))?)?;
         let stages = timings
@@ -189,9 +194,15 @@ pub fn measure(request: &Request, card: Option<&Card>) -> Result<Report> {
     let mut bench = Bench::prepare(request)?;
     let estimate = bench.estimate()?;
     let (first_seconds, first_stage_seconds) = bench.label()?;
+    let meter = Meter::of(&request.opening);
+    let before = meter.as_ref().and_then(Meter::joules);
     let warm_seconds = (0..request.repeats.max(1))
         .map(|_| Ok(bench.label()?.0))
         .collect::<Result<Vec<f64>>>()?;
+    let after = meter.as_ref().and_then(Meter::joules);
+    let joules = after
+        .zip(before)
+        .map(|(after, before)| (after - before) / warm_seconds.len() as f64);
     let counted_peak = bench.labeller.network()?.device().memory().peak;
     bench.labeller.wait_for_stages();
     let (_, stage_seconds) = bench.label()?;
@@ -209,6 +220,7 @@ pub fn measure(request: &Request, card: Option<&Card>) -> Result<Report> {
         p50_seconds: percentile(&warm_seconds, 0.5),
         p95_seconds: percentile(&warm_seconds, 0.95),
         warm_seconds,
+        joules,
         stage_seconds,
         flops: estimate.flops,
         memory: Memory {
@@ -263,6 +275,9 @@ impl Report {
             mib(self.memory.counted_peak),
             mib(self.memory.device_used)
         );
+        if let Some(joules) = self.joules {
+            text += &format!("energy {joules:.0} J a volume, of the whole board\n");
+        }
         for (stage, seconds) in &self.stage_seconds {
             text += &format!("  {stage:<14} {seconds:>8.3} s\n");
         }

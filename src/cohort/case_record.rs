@@ -5,6 +5,7 @@ use crate::atomic_file;
 use crate::cohort::settings::Settings;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::Path;
 
 /// How a pseudo-label came about and what it looks like.
@@ -95,11 +96,50 @@ pub struct Timings {
     pub threads: usize,
     /// Stage and seconds, in the order of the stages.
     pub seconds: serde_json::Map<String, serde_json::Value>,
+    /// Memory of a CUDA device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_memory: Option<DeviceMemory>,
+}
+
+/// Bytes of a CUDA device that one case took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMemory {
+    /// What the plan said it would take, with what earlier cases left behind.
+    pub planned: usize,
+    /// The most that was in buffers at once.
+    pub counted: usize,
+    /// What the process holds of the device: context, kernels and the whole arena.
+    pub held: usize,
+    /// What it may hold, where `--memory` says so.
+    pub allowed: Option<usize>,
+}
+
+impl DeviceMemory {
+    /// A case that took more than it may is a fault of the plan, and said.
+    pub fn complaint(&self) -> Option<String> {
+        let exceeds = self.counted > self.planned || self.allowed.is_some_and(|allowed| self.held > allowed);
+        exceeds.then(|| {
+            format!("more device memory was taken than planned or allowed ({self:?}); please report this with the output of --dry-run")
+        })
+    }
+}
+
+impl fmt::Display for DeviceMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        write!(
+            f,
+            "{} MiB at most of {} planned, {} held by the process",
+            mib(self.counted),
+            mib(self.planned),
+            mib(self.held)
+        )
+    }
 }
 
 impl Timings {
     /// From what a [`Progress`](crate::messages::Progress) kept; milliseconds are enough.
-    pub fn new(case: &str, finished: String, threads: usize, stages: &[(String, f64)]) -> Self {
+    pub fn new(case: &str, finished: String, threads: usize, stages: &[(String, f64)], device_memory: Option<DeviceMemory>) -> Self {
         let rounded = |seconds: f64| serde_json::Value::from((seconds * 1000.0).round() / 1000.0);
         let seconds = stages.iter().map(|(name, seconds)| (name.clone(), rounded(*seconds))).collect();
         Self {
@@ -107,6 +147,7 @@ impl Timings {
             finished,
             threads,
             seconds,
+            device_memory,
         }
     }
 }

@@ -1,30 +1,32 @@
 //! The labeller: the network, loaded once for a cohort, the support cache, and the way of one case from its file to its results.
 
 mod engine;
+mod open;
 mod results;
 
 pub use engine::Engine;
+pub use results::Unwritten;
 
-use crate::cohort::case_record::{self, FileOfRecord, Timings};
+use crate::bad_input;
+use crate::cohort::case_record::FileOfRecord;
 use crate::cohort::discover::{LabelledCase, UnlabelledCase};
 use crate::cohort::output::CaseFiles;
-use crate::cohort::runner::CaseOutcome;
-use crate::cohort::settings::{Settings, SliceAxis};
+use crate::cohort::settings::Settings;
 use crate::messages::Progress;
 use crate::sam2::{Sam2, memory_bank};
 use crate::stop::Stop;
 use crate::tffs::ensemble::{Ensemble, Labelling};
-use crate::tffs::intensity;
 use crate::tffs::places::insertion_places;
 use crate::tffs::plan::Plan;
 use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labelled, Labels};
 use crate::tffs::support::{Building, Support};
 use crate::volume::{AxisMap, ReadAhead, Volume};
-use crate::{bad_input, clock};
 use anyhow::Result;
 use engine::Built;
+use open::{Ahead, Opened};
 use std::collections::HashMap;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ pub struct Labeller {
     labelled: HashMap<String, Arc<Checked>>,
     /// Slices that show each class, by labelled case, view and classes.
     shown: HashMap<(String, String, Vec<u8>), Vec<usize>>,
+    ahead: Option<Ahead>,
     /// Whether the device is waited for after every stage.
     waits: bool,
 }
@@ -75,13 +78,6 @@ struct Use {
     files: (FileOfRecord, FileOfRecord),
 }
 
-/// An open query.
-struct Opened {
-    image: Image,
-    file: FileOfRecord,
-    warnings: Vec<String>,
-}
-
 impl Labeller {
     /// Opens the device and loads the network.
     ///
@@ -98,6 +94,7 @@ impl Labeller {
             supports: HashMap::new(),
             labelled: HashMap::new(),
             shown: HashMap::new(),
+            ahead: None,
             waits: false,
         })
     }
@@ -112,7 +109,7 @@ impl Labeller {
     /// # Errors
     /// A file that cannot be opened.
     pub fn query_dims(&self, case: &UnlabelledCase) -> Result<[usize; 3]> {
-        Ok(self.query_axes()?.permute(self.open_volume(&case.image)?.dims()))
+        Ok(open::query_axes(&self.settings)?.permute(open::volume(&self.settings, &case.image)?.dims()))
     }
 
     /// Insertions of each labelled volume into one of `slices` slices.
@@ -131,7 +128,7 @@ impl Labeller {
         let checked = self.checked(case)?;
         let labels = Labels {
             volume: Arc::clone(&checked.labels),
-            axes: self.query_axes()?,
+            axes: open::query_axes(&self.settings)?,
         };
         labels.slices_per_class(&checked.classes)
     }
@@ -141,24 +138,26 @@ impl Labeller {
         &self.weights.sha256
     }
 
-    /// Labels one case from `labelled` and writes `files` under `out`.
+    /// Labels one case from `labelled`; its `files` under `out` are left to be [written](Unwritten::write). The case that will probably be `next` is opened meanwhile.
     ///
     /// # Errors
-    /// Unusable volumes (the file and the remedy are named), a full disk, a stop.
+    /// Unusable volumes (the file and the remedy are named), a device without memory for the case, a stop.
     pub fn label(
         &mut self,
-        case: &UnlabelledCase,
+        (case, next): (&UnlabelledCase, Option<&UnlabelledCase>),
         group: &str,
         labelled: &[&LabelledCase],
         (out, files): (&Path, &CaseFiles),
         stop: &Stop,
         progress: &Progress,
-    ) -> Result<CaseOutcome> {
+    ) -> Result<Unwritten> {
+        let next = next.and_then(|next| Ahead::begin(&self.settings, &next.image));
+        let ahead = mem::replace(&mut self.ahead, next);
         let mut plan = None;
-        let first = self.try_label(case, group, labelled, (out, files), &mut plan, (stop, progress));
+        let first = self.try_label((case, ahead), group, labelled, (out, files), &mut plan, (stop, progress));
         let Err(error) = first else { return first };
         match self.after_failure(&error, plan) {
-            Some(smaller) => self.try_label(case, group, labelled, (out, files), &mut Some(smaller), (stop, progress)),
+            Some(smaller) => self.try_label((case, None), group, labelled, (out, files), &mut Some(smaller), (stop, progress)),
             None => Err(error),
         }
     }
@@ -166,79 +165,43 @@ impl Labeller {
     /// Labels a case with this plan, or with the best one, which is then in its place.
     fn try_label(
         &mut self,
-        case: &UnlabelledCase,
+        (case, ahead): (&UnlabelledCase, Option<Ahead>),
         group: &str,
         labelled: &[&LabelledCase],
         (out, files): (&Path, &CaseFiles),
         plan: &mut Option<Plan>,
         (stop, progress): (&Stop, &Progress),
-    ) -> Result<CaseOutcome> {
+    ) -> Result<Unwritten> {
         let device = self.network()?.device().clone();
         device.install(|| {
             let mut hooks = Hooks::new(stop, progress);
             hooks.waits_for = self.waits.then(|| device.clone());
             progress.stage("reading", 0);
-            let mut opened = hooks.timed("open", || self.open_query(case))?;
+            let mut opened = hooks.timed("open", || match ahead.and_then(|ahead| ahead.finish(&case.image)) {
+                Some(opened) => opened,
+                None => open::query(&self.settings, &case.image),
+            })?;
             let uses = self.uses(case, &opened.image, labelled, &mut opened.warnings)?;
+            let keep_probabilities = files.probability.is_some();
             let plan = match *plan {
                 Some(plan) => plan,
-                None => *plan.insert(self.plan(opened.image.dims(), &uses)?),
+                None => *plan.insert(self.plan(opened.image.dims(), &uses, keep_probabilities)?),
             };
             progress.stage("encoding", opened.image.dims()[0] as u64);
             let query = self.encode(&opened.image, &plan, &mut hooks)?;
-            let labelling = self.run(&opened, &query, &uses, labelled, (files.probability.is_some(), &plan), &mut hooks)?;
+            let labelling = self.run(&opened, &query, &uses, labelled, (keep_probabilities, &plan), &mut hooks)?;
             drop(query);
-            progress.stage("writing", 0);
             let record = self.record(case, group, &opened, &uses, &labelling)?;
-            hooks.timed("write", || self.write(out, files, &opened.image, &labelling, &record))?;
-            let seconds: Vec<(String, f64)> = hooks.seconds.iter().map(|(name, s)| ((*name).to_owned(), *s)).collect();
-            let timings = Timings::new(&case.name, clock::now(), device.threads(), &seconds);
-            case_record::write(&out.join(&files.timings), &timings)?;
-            Ok(CaseOutcome {
-                line: results::outcome_line(&record),
-                warnings: opened.warnings,
+            Ok(Unwritten {
+                out: out.to_path_buf(),
+                files: files.clone(),
+                image: opened.image,
+                labelling,
+                record,
+                seconds: hooks.seconds.iter().map(|(name, s)| ((*name).to_owned(), *s)).collect(),
+                memory: self.memory_taken(&plan)?,
+                device: device.clone(),
             })
-        })
-    }
-
-    fn open_query(&self, case: &UnlabelledCase) -> Result<Opened> {
-        let volume = self.open_volume(&case.image)?;
-        let file = FileOfRecord {
-            file: file_name(&case.image),
-            sha256: volume.sha256()?,
-        };
-        let image = Image::new(volume, self.query_axes()?, self.window())?;
-        let warnings = image
-            .intensity
-            .warning()
-            .map(|text| format!("{}: {text}", case.image.display()))
-            .into_iter()
-            .collect();
-        Ok(Opened { image, file, warnings })
-    }
-
-    /// The file, or its channel if it has several.
-    fn open_volume(&self, path: &Path) -> Result<Arc<Volume>> {
-        let volume = Volume::open(path)?;
-        Ok(Arc::new(if volume.channels() > 1 {
-            Volume::open_channel(path, self.settings.channel)?
-        } else {
-            volume
-        }))
-    }
-
-    fn query_axes(&self) -> Result<AxisMap> {
-        AxisMap::slice_axis(match self.settings.slice_axis {
-            SliceAxis::X => 0,
-            SliceAxis::Y => 1,
-            SliceAxis::Z => 2,
-        })
-    }
-
-    fn window(&self) -> Option<intensity::Window> {
-        self.settings.window.map(|w| intensity::Window {
-            level: w.level,
-            width: w.width,
         })
     }
 
@@ -247,7 +210,7 @@ impl Labeller {
         if let Some(found) = self.labelled.get(&case.name) {
             return Ok(Arc::clone(found));
         }
-        let (image, labels) = (self.open_volume(&case.image)?, Arc::new(Volume::open(&case.labels)?));
+        let (image, labels) = (open::volume(&self.settings, &case.image)?, Arc::new(Volume::open(&case.labels)?));
         if labels.channels() > 1 {
             bad_input!(
                 "{}: a label map has one channel, this file has {}",
@@ -379,7 +342,7 @@ impl Labeller {
     /// How a labelled volume's array is seen for a query.
     fn view(&self, query: &Image, labelled: &Checked) -> Result<AxisMap> {
         if !self.settings.reorient {
-            return self.query_axes();
+            return open::query_axes(&self.settings);
         }
         Ok(AxisMap::to_match(labelled.image.geometry(), query.volume.geometry(), &query.axes))
     }
@@ -414,7 +377,7 @@ impl Labeller {
     ) -> Result<Built> {
         let labelled = Labelled {
             case: case.name.clone(),
-            image: Image::new(Arc::clone(&checked.image), axes, self.window())?,
+            image: Image::new(Arc::clone(&checked.image), axes, open::window(&self.settings))?,
             labels: Labels {
                 volume: Arc::clone(&checked.labels),
                 axes,

@@ -1,4 +1,4 @@
-//! The runner takes a cohort's cases one after the other: skips the finished ones, keeps going past those that fail, stops when asked to.
+//! The runner has a cohort's cases worked on, by one worker or several: skips the finished ones, keeps going past those that fail, stops when asked to.
 
 use crate::cohort::failed::Failures;
 use crate::cohort::hashes::FileHashes;
@@ -6,12 +6,15 @@ use crate::cohort::journal::{Event, Fingerprint, Journal, Status};
 use crate::messages::{self, Level, Progress};
 use crate::stop::{self, Stop};
 use crate::{atomic_file, bad_input, note, panics, warning};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 /// One case to work on.
 #[derive(Clone, Debug)]
@@ -114,113 +117,244 @@ impl Summary {
     }
 }
 
-/// Runs `work` on every task that is not finished yet. `out` must have been [prepared](crate::cohort::output::prepare) and `journal` be its own.
+/// What a worker made of a case.
+pub enum Worked {
+    /// Everything, files included.
+    Done(CaseOutcome),
+    /// All but what this does: it needs no worker, and runs beside the worker's next case.
+    Left(Box<dyn FnOnce() -> Result<CaseOutcome> + Send>),
+}
+
+/// Works on cases, one after the other: a device, usually.
+pub trait Worker<T>: Send {
+    /// Works on a case. `next` will probably come after it, so its reading may begin. Should call [`Stop::check`] after every step and pass its
+    /// error on, and name its stages to the [`Progress`].
+    ///
+    /// # Errors
+    /// Whatever keeps this case from being done; the next one is taken all the same.
+    fn work(&mut self, task: &Task<T>, next: Option<&Task<T>>, stop: &Stop, progress: &Progress) -> Result<Worked>;
+}
+
+impl<T, F: FnMut(&Task<T>, &Stop, &Progress) -> Result<CaseOutcome> + Send> Worker<T> for F {
+    fn work(&mut self, task: &Task<T>, _: Option<&Task<T>>, stop: &Stop, progress: &Progress) -> Result<Worked> {
+        self(task, stop, progress).map(Worked::Done)
+    }
+}
+
+/// Has every task worked on that is not finished yet; a worker takes the next one when it is free. `out` must have been
+/// [prepared](crate::cohort::output::prepare) and `journal` be its own.
 ///
-/// Errors and panics of a case are written to `failed.csv`, and the next case is taken. Work should call [`Stop::check`] after every step
-/// and pass its error on, and name its stages to the [`Progress`].
+/// Errors and panics of a case are written to `failed.csv`, and the next case is taken.
 ///
 /// # Errors
 /// When a file would be overwritten that this program did not write, when the disk is full, or when the journal cannot be written.
-pub fn run<T>(
+pub fn run<T: Sync>(
     out: &Path,
     journal: &mut Journal,
     tasks: &[Task<T>],
     conditions: &Conditions,
     stop: &Stop,
-    mut work: impl FnMut(&Task<T>, &Stop, &Progress) -> Result<CaseOutcome>,
+    workers: Vec<impl Worker<T>>,
 ) -> Result<Summary> {
     refuse_foreign_files(out, journal, tasks)?;
     clean_up(out, journal, tasks);
-    let mut failures = Failures::open(out);
-    let mut hashes = journal.hashes();
-    let mut summary = Summary::default();
-    for (index, task) in tasks.iter().enumerate() {
-        if stop.is_requested() {
-            summary.stopped = true;
-            summary.open.extend(tasks[index..].iter().map(|task| task.name.clone()));
-            break;
+    let run = Run {
+        out,
+        tasks,
+        conditions,
+        stop,
+        has_several: workers.len() > 1,
+        next: AtomicUsize::new(0),
+        state: Mutex::new(State {
+            hashes: journal.hashes(),
+            failures: Failures::open(out),
+            journal,
+            summary: Summary::default(),
+            fatal: None,
+        }),
+    };
+    thread::scope(|scope| {
+        for mut worker in workers {
+            let run = &run;
+            scope.spawn(move || run.serve(&mut worker, scope));
         }
-        let progress = Progress::new(format!("{} ({} of {})", task.name, index + 1, tasks.len()));
-        let result = panics::catch(|| attempt(out, journal, task, conditions, &mut hashes, || work(task, stop, &progress)));
-        let stage = progress.current_stage();
-        drop(progress); // clears the bar before anything is said
-        match result {
-            Ok(Attempt::Skipped) => {
-                note!("{}: finished before, skipped", task.name);
-                failures.remove(&task.name)?;
-                summary.skipped.push(task.name.clone());
+    });
+    run.summary()
+}
+
+/// A run, as its workers share it.
+struct Run<'a, T> {
+    out: &'a Path,
+    tasks: &'a [Task<T>],
+    conditions: &'a Conditions,
+    stop: &'a Stop,
+    has_several: bool,
+    /// The first task that nobody has taken.
+    next: AtomicUsize,
+    state: Mutex<State<'a>>,
+}
+
+struct State<'a> {
+    journal: &'a mut Journal,
+    failures: Failures,
+    hashes: FileHashes,
+    summary: Summary,
+    /// What ended the run.
+    fatal: Option<Error>,
+}
+
+impl<'a, T: Sync> Run<'a, T> {
+    /// A worker's day. What it leaves of a case is done beside the next one, and is over before the one after that begins.
+    fn serve<'scope>(&'scope self, worker: &mut impl Worker<T>, scope: &'scope Scope<'scope, '_>) {
+        let mut behind: Option<ScopedJoinHandle<'scope, ()>> = None;
+        while let Some((index, task)) = self.take() {
+            let fingerprint = match panics::catch(|| self.begin(task)) {
+                Ok(Some(fingerprint)) => fingerprint,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.failed(task, "start", error);
+                    continue;
+                }
+            };
+            let label = format!("{} ({} of {})", task.name, index + 1, self.tasks.len());
+            let progress = if self.has_several {
+                Progress::lines(label)
+            } else {
+                Progress::new(label)
+            };
+            let next = self.tasks.get(self.next.load(Ordering::Relaxed));
+            let worked = panics::catch(|| worker.work(task, next, self.stop, &progress));
+            let stage = progress.current_stage();
+            drop(progress); // clears the bar before anything is said
+            if let Some(before) = behind.take() {
+                drop(before.join()); // panics of the work are errors of its case already
             }
-            Ok(Attempt::Done(outcome)) => {
+            match worked {
+                Ok(Worked::Done(outcome)) => self.end(task, fingerprint, &stage, Ok(outcome)),
+                Ok(Worked::Left(finish)) => {
+                    behind = Some(scope.spawn(move || self.end(task, fingerprint, "writing", panics::catch(finish))));
+                }
+                Err(error) => self.end(task, fingerprint, &stage, Err(error)),
+            }
+        }
+    }
+
+    /// The next task, unless the run is over.
+    fn take(&self) -> Option<(usize, &Task<T>)> {
+        if self.stop.is_requested() || self.state().fatal.is_some() {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        Some((index, self.tasks.get(index)?))
+    }
+
+    /// Writes down that work on a case begins, and what its result will depend on; none if it is finished already.
+    fn begin(&self, task: &Task<T>) -> Result<Option<Fingerprint>> {
+        let mut state = self.state();
+        let inputs = task
+            .inputs
+            .iter()
+            .map(|(role, path)| Ok((role.clone(), state.hashes.of(path)?)))
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        let fingerprint = Fingerprint::new(inputs, self.conditions.weights_sha256.clone(), self.conditions.settings.clone())?;
+        let outputs = self.outputs(task);
+        match state.journal.status(&task.name, &fingerprint, &outputs) {
+            Status::Finished => {
+                state.journal.append(&task.name, Event::Skipped, None, "")?;
+                note!("{}: finished before, skipped", task.name);
+                state.failures.remove(&task.name)?;
+                state.summary.skipped.push(task.name.clone());
+                return Ok(None);
+            }
+            Status::Changed(changes) => note!("{}: done again, because {}", task.name, changes.join("; ")),
+            Status::Open => {}
+        }
+        state.journal.append(&task.name, Event::Started, None, "")?;
+        // Files of an earlier attempt would pass for results of this one if it failed half-way.
+        for path in outputs.iter().filter(|path| path.exists()) {
+            fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+        }
+        Ok(Some(fingerprint))
+    }
+
+    /// Writes down what became of a case.
+    fn end(&self, task: &Task<T>, fingerprint: Fingerprint, stage: &str, outcome: Result<CaseOutcome>) {
+        let done = outcome.and_then(|outcome| {
+            if let Some(missing) = self.outputs(task).iter().find(|path| !path.is_file()) {
+                return Err(anyhow!("internal error: {} was not written", missing.display()));
+            }
+            Ok(outcome)
+        });
+        match done {
+            Ok(outcome) => {
+                let mut state = self.state();
+                let written = state.journal.append(&task.name, Event::Done, Some(fingerprint), "");
+                if let Err(error) = written.and_then(|()| state.failures.remove(&task.name)) {
+                    drop(state);
+                    return self.failed(task, stage, error);
+                }
                 outcome.warnings.iter().for_each(|text| warning!("{}: {text}", task.name));
                 note!("{}: done. {}", task.name, outcome.line);
-                failures.remove(&task.name)?;
-                summary.done.push(task.name.clone());
+                state.summary.done.push(task.name.clone());
             }
-            Err(error) if stop::is_stopped(&error) => {
-                stop.request(1); // also when the error came from elsewhere: the loop ends at its head
-                journal.append(&task.name, Event::Stopped, None, "")?;
-                summary.open.push(task.name.clone());
-                summary.stopped = true;
-            }
-            Err(error) if atomic_file::is_disk_full(&error) => {
-                return Err(error.context(format!(
-                    "no space is left for {}; free some and give the same command again to go on",
-                    out.display()
-                )));
-            }
-            Err(error) => {
-                let text = one_line(&error);
-                let stage = if stage.is_empty() { "start" } else { &stage };
-                messages::say(Level::Error, format_args!("{} failed ({stage}): {text}", task.name));
-                journal.append(&task.name, Event::Failed, None, &format!("{stage}: {text}"))?;
-                failures.add(&task.name, stage, &text)?;
-                summary.failed.push((task.name.clone(), text));
-            }
+            Err(error) => self.failed(task, stage, error),
         }
     }
-    Ok(summary)
-}
 
-enum Attempt {
-    Skipped,
-    Done(CaseOutcome),
-}
-
-/// One case: skip it, or do it and write that down.
-fn attempt<T>(
-    out: &Path,
-    journal: &mut Journal,
-    task: &Task<T>,
-    conditions: &Conditions,
-    hashes: &mut FileHashes,
-    work: impl FnOnce() -> Result<CaseOutcome>,
-) -> Result<Attempt> {
-    let inputs = task
-        .inputs
-        .iter()
-        .map(|(role, path)| Ok((role.clone(), hashes.of(path)?)))
-        .collect::<Result<BTreeMap<_, _>>>()?;
-    let fingerprint = Fingerprint::new(inputs, conditions.weights_sha256.clone(), conditions.settings.clone())?;
-    let outputs: Vec<PathBuf> = task.outputs.iter().map(|path| out.join(path)).collect();
-    match journal.status(&task.name, &fingerprint, &outputs) {
-        Status::Finished => {
-            journal.append(&task.name, Event::Skipped, None, "")?;
-            return Ok(Attempt::Skipped);
+    /// Writes down that a case was stopped, or failed, or that the run cannot go on.
+    fn failed(&self, task: &Task<T>, stage: &str, error: Error) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let name = &task.name;
+        let written = if stop::is_stopped(&error) {
+            self.stop.request(1); // also when the error came from elsewhere: nobody takes another task
+            state.summary.open.push(name.clone());
+            state.summary.stopped = true;
+            state.journal.append(name, Event::Stopped, None, "")
+        } else if atomic_file::is_disk_full(&error) {
+            Err(error.context(format!(
+                "no space is left for {}; free some and give the same command again to go on",
+                self.out.display()
+            )))
+        } else {
+            let text = one_line(&error);
+            let stage = if stage.is_empty() { "start" } else { stage };
+            messages::say(Level::Error, format_args!("{name} failed ({stage}): {text}"));
+            state.summary.failed.push((name.clone(), text.clone()));
+            let listed = state.journal.append(name, Event::Failed, None, &format!("{stage}: {text}"));
+            listed.and_then(|()| state.failures.add(name, stage, &text))
+        };
+        if let Err(error) = written {
+            state.fatal.get_or_insert(error);
         }
-        Status::Changed(changes) => note!("{}: done again, because {}", task.name, changes.join("; ")),
-        Status::Open => {}
     }
-    journal.append(&task.name, Event::Started, None, "")?;
-    // Files of an earlier attempt would pass for results of this one if it failed half-way.
-    for path in outputs.iter().filter(|path| path.exists()) {
-        fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+
+    fn outputs(&self, task: &Task<T>) -> Vec<PathBuf> {
+        task.outputs.iter().map(|path| self.out.join(path)).collect()
     }
-    let outcome = work()?;
-    if let Some(missing) = outputs.iter().find(|path| !path.is_file()) {
-        return Err(anyhow!("internal error: {} was not written", missing.display()));
+
+    fn state(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    journal.append(&task.name, Event::Done, Some(fingerprint), "")?;
-    Ok(Attempt::Done(outcome))
+
+    /// What became of the cases, in their order.
+    fn summary(self) -> Result<Summary> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = state.fatal {
+            return Err(error);
+        }
+        let mut summary = state.summary;
+        let left = self.tasks.iter().skip(self.next.into_inner());
+        if self.stop.is_requested() && left.len() > 0 {
+            summary.stopped = true;
+            summary.open.extend(left.map(|task| task.name.clone()));
+        }
+        let place: HashMap<&str, usize> = self.tasks.iter().enumerate().map(|(at, task)| (&*task.name, at)).collect();
+        let lists = [&mut summary.done, &mut summary.skipped, &mut summary.open];
+        lists.into_iter().for_each(|list| list.sort_by_key(|name| place.get(&**name)));
+        summary.failed.sort_by_key(|(name, _)| place.get(&**name));
+        Ok(summary)
+    }
 }
 
 /// A file under a result's name that the journal knows nothing about is somebody's work, perhaps a manual segmentation.
@@ -264,6 +398,6 @@ fn clean_up<T>(out: &Path, journal: &Journal, tasks: &[Task<T>]) {
 }
 
 /// An error and its causes in one line, for tables.
-fn one_line(error: &anyhow::Error) -> String {
+fn one_line(error: &Error) -> String {
     format!("{error:#}").replace(['\n', '\r'], " ")
 }

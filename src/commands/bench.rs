@@ -20,6 +20,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Exit> {
         memory: args.memory.as_deref().map(byte_count).transpose()?,
         kernel_cache: args.kernel_cache.clone(),
         multiprocessors: args.sm_limit,
+        maker: None,
     };
     let card = args.card.as_deref().map(Card::named).transpose()?;
     match (args.ops, args.volume) {

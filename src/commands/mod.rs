@@ -1,16 +1,21 @@
 //! One file per subcommand: typed arguments, the library call, what is printed. No logic of its own.
 
-use crate::bad_input;
 use crate::cli::{Cli, Command};
 use crate::cohort::runner::Exit;
 use crate::messages::{self, Talk};
+use crate::{atomic_file, bad_input};
 use anyhow::Result;
+use serde::Serialize;
+use std::path::Path;
 
 mod bench;
 mod demo;
 mod evaluate;
 mod info;
 mod phantom;
+mod plan;
+mod predict;
+mod preprocess;
 mod pseudo_label;
 mod weights;
 
@@ -23,6 +28,9 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::PseudoLabel(args) => pseudo_label::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Preprocess(args) => preprocess::run(args),
+        Command::Predict(args) => predict::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Weights(command) => weights::run(command),
@@ -38,6 +46,11 @@ fn thread_count(threads: Option<usize>) -> Result<usize> {
         Some(count) => Ok(count),
         None => Ok(crate::machine::Machine::detect().threads),
     }
+}
+
+/// Writes a value as indented JSON, atomically.
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    atomic_file::write_bytes(path, (serde_json::to_string_pretty(value)? + "\n").as_bytes())
 }
 
 /// A number of bytes such as `10GiB`, `9.5G` or `4000MiB`; units are powers of 1024.

@@ -9,14 +9,15 @@ use crate::cohort::groups::{self, Assignment, Grouping};
 use crate::cohort::journal::Journal;
 use crate::cohort::labeller::{Engine, Labeller};
 use crate::cohort::output::{self, CaseFiles};
-use crate::cohort::runner::{self, Conditions, Exit, Task};
+use crate::cohort::runner::{self, Conditions, Exit, Task, Worked, Worker};
 use crate::cohort::settings::{Settings, SliceAxis, Window};
 use crate::cohort::signals;
-use crate::device::open::Opening;
+use crate::device::open::{self, Opening};
 use crate::messages::{self, Progress};
 use crate::stop::Stop;
-use crate::{bad_input, note, warning};
-use anyhow::{Result, anyhow};
+use crate::{bad_input, note, panics, warning};
+use anyhow::{Result, anyhow, bail};
+use std::thread;
 
 /// What is particular to one case.
 struct Query {
@@ -30,27 +31,64 @@ struct Query {
 struct Plan<'a> {
     args: &'a PseudoLabelArgs,
     settings: Settings,
-    opening: Opening,
+    /// The devices.
+    openings: Vec<Opening>,
     cohort: Cohort,
     grouping: Grouping,
     tasks: Vec<Task<Query>>,
 }
 
 impl Plan<'_> {
-    /// Loads the network.
-    fn labeller(&self) -> Result<Labeller> {
+    /// Loads the network onto a device.
+    fn labeller(&self, opening: &Opening) -> Result<Labeller> {
         let engine = Engine {
             weights: self.args.weights.clone(),
             config: self.args.config.clone(),
-            opening: self.opening.clone(),
+            opening: opening.clone(),
             lanes: self.args.lanes,
         };
         Labeller::open(engine, self.settings.clone())
     }
 
+    /// The same onto every device, at once.
+    fn labellers(&self) -> Result<Vec<Labeller>> {
+        thread::scope(|scope| {
+            let openings = self.openings.iter();
+            let loading: Vec<_> = openings
+                .map(|opening| scope.spawn(|| panics::catch(|| self.labeller(opening))))
+                .collect();
+            let loaded = loading.into_iter().map(|loading| loading.join());
+            loaded
+                .map(|loaded| loaded.unwrap_or_else(|_| bail!("a device's thread ended")))
+                .collect()
+        })
+    }
+
     /// The labelled volumes of a case.
     fn supports(&self, query: &Query) -> Vec<&LabelledCase> {
         query.supports.iter().map(|&index| &self.cohort.labelled[index]).collect()
+    }
+}
+
+/// A device at work on the cohort.
+struct DeviceWorker<'a> {
+    plan: &'a Plan<'a>,
+    labeller: Labeller,
+}
+
+impl Worker<Query> for DeviceWorker<'_> {
+    fn work(&mut self, task: &Task<Query>, next: Option<&Task<Query>>, stop: &Stop, progress: &Progress) -> Result<Worked> {
+        let (plan, query) = (self.plan, &task.payload);
+        if query.supports.is_empty() {
+            return Err(anyhow!(groups::no_support_message(&query.group, &plan.grouping)));
+        }
+        let files = (plan.args.out.as_path(), &query.files);
+        let next = next.map(|task| &task.payload.case);
+        let cases = (&query.case, next);
+        let labelled = self
+            .labeller
+            .label(cases, &query.group, &plan.supports(query), files, stop, progress)?;
+        Ok(Worked::Left(Box::new(|| labelled.write())))
     }
 }
 
@@ -64,24 +102,20 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
     }
     let settings = serde_json::to_value(&plan.settings)?;
     // First the weights: what is wrong with them should leave no folder behind.
-    let mut labeller = plan.labeller()?;
+    let labellers = plan.labellers()?;
     output::prepare(
         &args.out,
         &plan.cohort.input_folders,
         plan.tasks.iter().flat_map(|task| &task.outputs),
     )?;
     let mut journal = Journal::open(&args.out)?;
-    let weights_sha256 = labeller.weights_sha256().to_owned();
+    let weights_sha256 = labellers[0].weights_sha256().to_owned();
     let conditions = Conditions { weights_sha256, settings };
-    let work = |task: &Task<Query>, stop: &Stop, progress: &Progress| {
-        if task.payload.supports.is_empty() {
-            return Err(anyhow!(groups::no_support_message(&task.payload.group, &plan.grouping)));
-        }
-        let query = &task.payload;
-        let labelled = plan.supports(query);
-        labeller.label(&query.case, &query.group, &labelled, (&args.out, &query.files), stop, progress)
-    };
-    let summary = runner::run(&args.out, &mut journal, &plan.tasks, &conditions, &stop, work)?;
+    let workers = labellers
+        .into_iter()
+        .map(|labeller| DeviceWorker { plan: &plan, labeller })
+        .collect();
+    let summary = runner::run(&args.out, &mut journal, &plan.tasks, &conditions, &stop, workers)?;
     note!("{}", summary.line());
     if args.json {
         messages::data_json(&summary)?;
@@ -91,13 +125,18 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
 
 /// Typed arguments to validated ones, and the cases they name.
 fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
+    let choices = match args.devices.is_empty() {
+        true => vec![args.device.parse()?],
+        false => open::choices(&args.devices)?,
+    };
+    let threads = thread_count(args.threads)?;
     let opening = Opening {
-        choice: args.device.parse()?,
-        threads: thread_count(args.threads)?,
+        threads: (threads / choices.len()).max(1),
         memory: args.memory.as_deref().map(byte_count).transpose()?,
         kernel_cache: args.kernel_cache.clone(),
-        multiprocessors: None,
+        ..Opening::default()
     };
+    let openings = choices.into_iter().map(|choice| Opening { choice, ..opening.clone() }).collect();
     let settings = settings(args)?;
     let files = [Some(&args.weights), args.config.as_ref()];
     if let Some(file) = files.into_iter().flatten().find(|file| !file.is_file()) {
@@ -126,7 +165,7 @@ fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
     Ok(Plan {
         args,
         settings,
-        opening,
+        openings,
         cohort,
         grouping,
         tasks,

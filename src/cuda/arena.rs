@@ -127,6 +127,12 @@ impl Arena {
         Ok(buffer)
     }
 
+    /// From now on the peak is that of what follows.
+    pub fn forget_peak(&self) {
+        let mut state = self.state();
+        state.peak = state.live;
+    }
+
     /// What is counted so far.
     pub fn usage(&self) -> ArenaUse {
         let state = self.state();

@@ -12,6 +12,7 @@ use crate::cuda::gpu::{Gpu, devices};
 use crate::cuda::launch::Runtime;
 use crate::{bad_input, note, warning};
 use anyhow::{Error, Result};
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -56,6 +57,24 @@ impl FromStr for Choice {
     }
 }
 
+/// The devices of `--devices`: numbers of GPUs, or what [`Choice`] takes.
+///
+/// # Errors
+/// A device that there is not, or a GPU twice.
+pub fn choices(names: &[String]) -> Result<Vec<Choice>> {
+    let choice = |name: &String| match name.parse() {
+        Ok(number) => Ok(Choice::Cuda(number)),
+        Err(_) => name.parse(),
+    };
+    let choices = names.iter().map(choice).collect::<Result<Vec<Choice>>>()?;
+    for (at, choice) in choices.iter().enumerate() {
+        if matches!(choice, Choice::Cuda(_)) && choices[..at].contains(choice) {
+            bad_input!("--devices {}: a GPU is named twice", names.join(","));
+        }
+    }
+    Ok(choices)
+}
+
 /// The GPUs this process sees.
 ///
 /// # Errors
@@ -77,6 +96,25 @@ pub struct Opening {
     pub kernel_cache: Option<PathBuf>,
     /// Multiprocessors to work with, to imitate a smaller GPU; none means all.
     pub multiprocessors: Option<u32>,
+    /// Makes the device in the place of all this, for who brings a driver of their own.
+    pub maker: Option<Maker>,
+}
+
+/// Makes a device, as often as it is lost.
+#[derive(Clone)]
+pub struct Maker(Arc<dyn Fn() -> Result<Device> + Send + Sync>);
+
+impl Maker {
+    /// From a function.
+    pub fn new(make: impl Fn() -> Result<Device> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
+    }
+}
+
+impl fmt::Debug for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Maker")
+    }
 }
 
 impl Opening {
@@ -85,6 +123,9 @@ impl Opening {
     /// # Errors
     /// A GPU that is not there or cannot be used, with the remedy; a budget that leaves no room.
     pub fn open(&self) -> Result<Device> {
+        if let Some(Maker(make)) = &self.maker {
+            return make();
+        }
         match self.choice {
             Choice::Cpu => Device::cpu(self.threads),
             Choice::Cuda(number) => self.gpu(number),
@@ -169,6 +210,14 @@ mod tests {
         for wrong in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
             assert!(choice(wrong).unwrap_err().to_string().contains("auto, cpu and cuda[:N]"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn several_devices_are_numbers_and_none_of_them_twice() {
+        let parse = |text: &str| choices(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(parse("0,cuda:2").unwrap(), [Choice::Cuda(0), Choice::Cuda(2)]);
+        assert!(parse("1,cuda:1").unwrap_err().to_string().contains("named twice"));
+        assert!(parse("0,").unwrap_err().to_string().contains("auto, cpu and cuda[:N]"));
     }
 
     #[test]

@@ -1,3 +1,5 @@
 //! Reports: what a person looks at afterwards.
 
+pub mod chart;
 pub mod montage;
+pub mod tensorboard;

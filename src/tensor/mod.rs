@@ -16,10 +16,10 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use std::fmt;
 
-/// Contiguous values of a shape of up to four axes.
+/// Contiguous values of a shape of up to five axes.
 pub struct Tensor {
     storage: Storage,
-    shape: [usize; 4],
+    shape: [usize; 5],
     rank: usize,
     device: Device,
 }
@@ -69,7 +69,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::empty`].
     pub fn of(device: &Device, shape: &[usize], dtype: Dtype) -> Result<Self> {
-        let mut all = [1; 4];
+        let mut all = [1; 5];
         all[..shape.len()].copy_from_slice(shape);
         let len = all.iter().product::<usize>();
         let storage = match device.cuda() {
@@ -165,7 +165,7 @@ impl Tensor {
     /// The same values under another shape.
     pub fn reshaped(mut self, shape: &[usize]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), self.len(), "a reshape keeps the number of values");
-        self.shape = [1; 4];
+        self.shape = [1; 5];
         self.shape[..shape.len()].copy_from_slice(shape);
         self.rank = shape.len();
         self

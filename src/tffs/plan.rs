@@ -29,6 +29,8 @@ pub struct Problem {
     pub starts: usize,
     /// Lanes per step, if that is fixed.
     pub lanes: Option<usize>,
+    /// Whether mean probabilities are wanted.
+    pub probabilities: bool,
 }
 
 /// How a query is run.
@@ -60,12 +62,14 @@ pub struct Parts {
     pub working: usize,
     /// Of a batch in the encoder: given back before the three above are taken.
     pub encoding: usize,
+    /// Supports that this query does not use, kept for others.
+    pub kept: usize,
 }
 
 impl Parts {
     /// The most that is taken at once.
     pub fn total(&self) -> usize {
-        self.network + self.query + self.supports + self.encoding.max(self.lanes + self.maps + self.working)
+        self.kept + self.network + self.query + self.supports + self.encoding.max(self.lanes + self.maps + self.working)
     }
 }
 
@@ -160,10 +164,11 @@ impl Plan {
                 query: if self.spilled_query { 0 } else { slices * sizes.query_slice },
                 supports: if self.spilled_supports { open_supports } else { all_supports },
                 lanes: together * slices * sizes.shared + self.lanes * sizes.ring,
-                // Sums u32 and votes u16 of a class; label u8, best probability and uncertainty f32.
-                maps: slices * rows * columns * 15,
+                // Sums u32 and votes u16 of a class; label u8, best probability and uncertainty f32; mean probability f32.
+                maps: slices * rows * columns * (15 + if problem.probabilities { 4 } else { 0 }),
                 working: self.lanes * sizes.step,
                 encoding: batch * sizes.encode,
+                kept: 0,
             },
             ..self
         }

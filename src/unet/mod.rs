@@ -4,3 +4,21 @@
 
 pub mod architecture;
 pub mod case;
+pub mod crop;
+pub mod dataset;
+pub mod fingerprint;
+pub mod loss;
+pub mod model;
+pub mod names;
+pub mod network;
+pub mod normalise;
+pub mod numpy_random;
+pub mod optimiser;
+pub mod plan;
+pub mod predict;
+pub mod preprocess;
+pub mod resample;
+pub mod splits;
+pub mod store;
+pub mod tiles;
+pub mod trainer;

@@ -100,14 +100,7 @@ impl Checkpoint {
             return Self::from_safetensors(path.to_owned(), bytes);
         }
         let read = torch::read(path, &head, info.len())?;
-        Self::assemble(
-            path.to_owned(),
-            read.format,
-            read.entries,
-            read.objects,
-            BTreeMap::new(),
-            Bytes::None,
-        )
+        Self::assemble(path.to_owned(), read.format, read.entries, read.objects, read.metadata, Bytes::None)
     }
 
     /// A safetensors file already in memory (for instance [`super::demo_network`]); `name` stands for the path in messages.

@@ -9,7 +9,7 @@ use super::dtype::Dtype;
 use crate::bad_input;
 use anyhow::Result;
 use pytorch_reader::{FileFormat, PickleValue, PytorchReader};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
 use zip::ZipArchive;
@@ -18,7 +18,9 @@ use zip::ZipArchive;
 pub(super) const HEAD_BYTES: u64 = 512;
 
 /// Where published checkpoints keep the state dict, in the order of preference.
-const STATE_DICT_KEYS: [&str; 4] = ["model", "state_dict", "model_state_dict", "network_weights"];
+const STATE_DICT_KEYS: [&str; 4] = ["model", "state_dict", "model_state_dict", NNUNET_KEY];
+/// nnU-Net's.
+const NNUNET_KEY: &str = "network_weights";
 
 const RESAVE: &str = "re-save it in PyTorch with torch.save(model.state_dict(), FILE)";
 
@@ -27,6 +29,8 @@ pub(super) struct TorchFile {
     pub(super) entries: BTreeMap<String, Entry>,
     /// Entries of the state dict that are no tensors: name and Python type.
     pub(super) objects: BTreeMap<String, String>,
+    /// What nnU-Net keeps beside its state dict, as far as it is text, a number, or a list of numbers (as JSON).
+    pub(super) metadata: BTreeMap<String, String>,
 }
 
 /// Reads names, dtypes and shapes. `head` is the beginning of the file, `file_len` its length in bytes.
@@ -48,7 +52,7 @@ pub(super) fn read(path: &Path, head: &[u8], file_len: u64) -> Result<TorchFile>
         Ok(tree) => tree,
         Err(error) => bad_input!("{shown}: not a readable PyTorch checkpoint ({error}); copy or download it again, or {RESAVE}"),
     };
-    let (key, values) = choose_state_dict(path, tree)?;
+    let (key, values, beside) = choose_state_dict(path, tree)?;
     let opened = match key {
         Some(key) => PytorchReader::with_top_level_key(path, key),
         None => PytorchReader::new(path),
@@ -80,7 +84,19 @@ pub(super) fn read(path: &Path, head: &[u8], file_len: u64) -> Result<TorchFile>
     let mut objects = BTreeMap::new();
     collect_objects("", &values, &mut objects);
     objects.retain(|name, _| !entries.contains_key(name));
-    Ok(TorchFile { format, entries, objects })
+    let metadata = match key {
+        Some(NNUNET_KEY) => beside
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), plain(value)?)))
+            .collect(),
+        _ => BTreeMap::new(),
+    };
+    Ok(TorchFile {
+        format,
+        entries,
+        objects,
+        metadata,
+    })
 }
 
 /// Refuses zip archives that are no checkpoints, and entries that would grow beyond the file when inflated (torch.save does not compress).
@@ -116,16 +132,35 @@ fn check_archive(path: &Path, file_len: u64) -> Result<()> {
     Ok(())
 }
 
-/// The key of the state dict (none: top level) and its values.
-fn choose_state_dict(path: &Path, tree: PickleValue) -> Result<(Option<&'static str>, PickleValue)> {
+/// A value as text: itself, or JSON of whole numbers.
+fn plain(value: &PickleValue) -> Option<String> {
+    match value {
+        PickleValue::String(text) => Some(text.clone()),
+        PickleValue::Int(number) => Some(number.to_string()),
+        PickleValue::List(values) => {
+            let numbers: Option<Vec<String>> = values
+                .iter()
+                .map(|value| match value {
+                    PickleValue::Int(number) => Some(number.to_string()),
+                    _ => None,
+                })
+                .collect();
+            Some(format!("[{}]", numbers?.join(",")))
+        }
+        _ => None,
+    }
+}
+
+/// The key of the state dict (none: top level), its values, and what lies beside it.
+fn choose_state_dict(path: &Path, tree: PickleValue) -> Result<(Option<&'static str>, PickleValue, HashMap<String, PickleValue>)> {
     let PickleValue::Dict(mut top) = tree else {
-        return Ok((None, tree));
+        return Ok((None, tree, HashMap::new()));
     };
     for key in STATE_DICT_KEYS {
         match top.get(key) {
             Some(PickleValue::Dict(_)) => {
                 let values = top.remove(key).unwrap_or(PickleValue::None);
-                return Ok((Some(key), values));
+                return Ok((Some(key), values, top));
             }
             Some(PickleValue::Unsupported(kind)) if kind != "torch.Tensor" => {
                 bad_input!(
@@ -136,7 +171,7 @@ fn choose_state_dict(path: &Path, tree: PickleValue) -> Result<(Option<&'static 
             _ => {}
         }
     }
-    Ok((None, PickleValue::Dict(top)))
+    Ok((None, PickleValue::Dict(top), HashMap::new()))
 }
 
 /// Lists what is not a tensor, by dotted name. `tree` is at most as deep as the reader allows (1000 levels).

@@ -1,6 +1,6 @@
 //! What is written down about a case: reproducible in one file, times in another.
 
-use hpc_seg::cohort::case_record::{self, CaseRecord, ClassOfRecord, FileOfRecord, SupportOfRecord, Timings, Versions};
+use hpc_seg::cohort::case_record::{self, CaseRecord, ClassOfRecord, DeviceMemory, FileOfRecord, SupportOfRecord, Timings, Versions};
 use hpc_seg::cohort::settings::{Settings, hash_of};
 use serde_json::Value;
 use std::fs;
@@ -70,7 +70,32 @@ fn timings_keep_the_order_of_the_stages_and_round_to_milliseconds() {
         ("encode".to_string(), 2.0),
         ("attend".to_string(), 1.0),
     ];
-    let timings = Timings::new("u", "2026-11-23T20:12:55Z".into(), 2, &stages);
+    let timings = Timings::new("u", "2026-11-23T20:12:55Z".into(), 2, &stages, None);
     let text = serde_json::to_string(&timings).unwrap();
     assert!(text.ends_with(r#""seconds":{"read":0.123,"encode":2.0,"attend":1.0}}"#), "{text}");
+}
+
+#[test]
+fn a_case_that_took_more_of_the_device_than_it_may_is_said() {
+    let memory = DeviceMemory {
+        planned: 100 << 20,
+        counted: 99 << 20,
+        held: 400 << 20,
+        allowed: Some(400 << 20),
+    };
+    assert_eq!(memory.to_string(), "99 MiB at most of 100 planned, 400 held by the process");
+    assert_eq!(memory.complaint(), None);
+    let counted = (100 << 20) + 1;
+    assert!(DeviceMemory { counted, ..memory }.complaint().unwrap().contains("please report"));
+    let held = (400 << 20) + 1;
+    assert!(DeviceMemory { held, ..memory }.complaint().is_some());
+    assert_eq!(
+        DeviceMemory {
+            held,
+            allowed: None,
+            ..memory
+        }
+        .complaint(),
+        None
+    );
 }

@@ -2,6 +2,7 @@
 
 mod case_record;
 mod discover;
+mod failing_device;
 mod groups;
 mod journal;
 mod runner;

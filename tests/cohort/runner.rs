@@ -5,13 +5,16 @@ use anyhow::{Context, Result, bail};
 use hpc_seg::atomic_file;
 use hpc_seg::cohort::journal::Journal;
 use hpc_seg::cohort::output::{self, CaseFiles};
-use hpc_seg::cohort::runner::{self, CaseOutcome, Conditions, Exit, Summary, Task};
+use hpc_seg::cohort::runner::{self, CaseOutcome, Conditions, Exit, Summary, Task, Worked, Worker};
 use hpc_seg::messages::{self, Progress, Talk};
 use hpc_seg::stop::Stop;
 use serde_json::Value;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A cohort of images a, b, c and an output folder, all made up.
 struct Bench {
@@ -54,14 +57,18 @@ impl Bench {
         ["a", "b", "c"].into_iter().map(task).collect()
     }
 
-    fn try_run(&self, work: impl FnMut(&Task<()>, &Stop, &Progress) -> Result<CaseOutcome>) -> Result<Summary> {
+    fn try_run(&self, work: impl FnMut(&Task<()>, &Stop, &Progress) -> Result<CaseOutcome> + Send) -> Result<Summary> {
+        self.try_run_on(vec![work])
+    }
+
+    fn try_run_on(&self, workers: Vec<impl Worker<()>>) -> Result<Summary> {
         let tasks = self.tasks();
         output::prepare(&self.out(), &[], tasks.iter().flat_map(|task| &task.outputs))?;
         let mut journal = Journal::open(&self.out())?;
-        runner::run(&self.out(), &mut journal, &tasks, &self.conditions, &self.stop, work)
+        runner::run(&self.out(), &mut journal, &tasks, &self.conditions, &self.stop, workers)
     }
 
-    fn run(&self, work: impl FnMut(&Task<()>, &Stop, &Progress) -> Result<CaseOutcome>) -> Summary {
+    fn run(&self, work: impl FnMut(&Task<()>, &Stop, &Progress) -> Result<CaseOutcome> + Send) -> Summary {
         self.try_run(work).unwrap()
     }
 }
@@ -311,4 +318,72 @@ fn an_output_folder_that_is_an_input_folder_or_cannot_be_written_is_refused_befo
             .all(|name| out.join(name).is_dir())
     );
     assert_eq!(files_below(&out), Vec::<String>::new(), "the probe leaves nothing");
+}
+
+/// Leaves the writing of a case to the runner; `a` is written only when work on `b` has begun.
+struct Leaves<'a> {
+    bench: &'a Bench,
+    begun: Sender<()>,
+    waits: Option<Receiver<()>>,
+    nexts: Vec<Option<String>>,
+}
+
+impl Worker<()> for &mut Leaves<'_> {
+    fn work(&mut self, task: &Task<()>, next: Option<&Task<()>>, _: &Stop, _: &Progress) -> Result<Worked> {
+        self.nexts.push(next.map(|task| task.name.clone()));
+        let _ = self.begun.send(());
+        let (out, task, waits) = (self.bench.out(), task.clone(), self.waits.take());
+        Ok(Worked::Left(Box::new(move || {
+            if let Some(waits) = waits {
+                waits.recv()?;
+                waits.recv()?;
+            }
+            if task.name == "c" {
+                panic!("no ink");
+            }
+            write_all(&out, &task)
+        })))
+    }
+}
+
+#[test]
+fn what_is_left_of_a_case_is_done_beside_the_next_one_and_may_fail_like_the_rest() {
+    let bench = Bench::new();
+    let (begun, waits) = channel();
+    let mut worker = Leaves {
+        bench: &bench,
+        begun,
+        waits: Some(waits),
+        nexts: vec![],
+    };
+    let summary = bench.try_run_on(vec![&mut worker]).unwrap();
+    assert_eq!(worker.nexts, [Some("b".into()), Some("c".into()), None]);
+    assert_eq!((summary.done, names(&summary.failed)), (vec!["a".into(), "b".into()], vec!["c"]));
+    let table = fs::read_to_string(bench.out().join("failed.csv")).unwrap();
+    assert!(table.contains("c,writing,") && table.contains("no ink"), "{table}");
+    let again = bench.run(|task, _, _| write_all(&bench.out(), task));
+    assert_eq!((again.done.len(), again.skipped.len()), (1, 2));
+}
+
+#[test]
+fn several_workers_share_the_cases() {
+    let bench = Bench::new();
+    let (both, taken) = (Barrier::new(2), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let worker = |own: usize| {
+        let (bench, both, taken) = (&bench, &both, &taken);
+        move |task: &Task<()>, _: &Stop, _: &Progress| {
+            // Neither goes on with its first case before the other has one.
+            if taken[own].fetch_add(1, Ordering::SeqCst) == 0 {
+                both.wait();
+            }
+            if task.name == "b" {
+                bail!("no")
+            } else {
+                write_all(&bench.out(), task)
+            }
+        }
+    };
+    let summary = bench.try_run_on(vec![worker(0), worker(1)]).unwrap();
+    assert_eq!((summary.done, names(&summary.failed)), (vec!["a".into(), "c".into()], vec!["b"]));
+    assert_eq!(taken.map(AtomicUsize::into_inner).iter().sum::<usize>(), 3);
 }

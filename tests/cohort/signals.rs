@@ -103,7 +103,7 @@ fn slow_run(out: &Path, stop: &Stop) -> Summary {
         })?;
         Ok(CaseOutcome::default())
     };
-    runner::run(out, &mut journal, &tasks, &conditions, stop, work).unwrap()
+    runner::run(out, &mut journal, &tasks, &conditions, stop, vec![work]).unwrap()
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod depthwise;
 mod ensemble;
 mod failures;
 mod fault;
-mod faulty;
+pub mod faulty;
 mod fill_holes;
 mod gpu;
 mod gpu_script;

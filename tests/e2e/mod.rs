@@ -6,6 +6,7 @@ mod bad_weights;
 mod behaviour;
 mod demo;
 mod geometry;
+mod gpu;
 mod interrupted;
 mod real_input;
 mod sameness;
@@ -128,7 +129,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self {
             code: output.status.code(),

@@ -40,6 +40,20 @@ fn a_cohort_in_two_runs_is_the_cohort_in_one() {
     assert!(phantoms.results("one") == phantoms.results("two"));
 }
 
+#[test]
+fn devices_that_share_a_cohort_make_the_same_of_it() {
+    let phantoms = Phantoms::new(4, 1, [6, 40, 48]);
+    let more = ["--insertions", "2", "--save-probabilities"];
+    phantoms.label("one", &more).expect(0, &["3 done"]);
+    phantoms
+        .label("two", &[&more[..], &["--devices", "cpu,cpu", "--threads", "2"]].concat())
+        .expect(0, &["3 done"]);
+    assert!(phantoms.results("one") == phantoms.results("two"));
+    phantoms
+        .label("none", &["--devices", "0,0"])
+        .expect(2, &["--devices 0,0: a GPU is named twice"]);
+}
+
 /// Stores a volume with x mirrored and y and z exchanged, at the same place in the patient.
 fn turn(path: &Path) {
     let (header, voxels) = read(path);

@@ -3,8 +3,10 @@
 mod attention;
 mod components;
 mod conv;
+mod conv3d;
 mod depthwise;
 mod ensemble;
+mod instance_norm;
 mod levels;
 mod linear;
 mod mask_product;

@@ -44,6 +44,7 @@ impl Cohort {
             most_conditioning: labelled,
             starts: supports * classes,
             lanes: None,
+            probabilities: false,
         };
         Self {
             problem,
@@ -90,7 +91,7 @@ fn run(net: &Sam2, cohort: &Cohort, plan: &Plan) -> usize {
             supports: supports.iter().filter_map(|of| Some((of[class].as_ref()?, &places[..]))).collect(),
         })
         .collect();
-    let ensemble = Ensemble::new(net.device(), cohort.problem.dims, 0.5, false).unwrap();
+    let ensemble = Ensemble::new(net.device(), cohort.problem.dims, 0.5, cohort.problem.probabilities).unwrap();
     let done = run_classes(net, &query, &plans, (plan.lanes, 8), ensemble, &mut hooks).unwrap();
     done.finish(true).unwrap();
     peak(net)
@@ -139,6 +140,16 @@ fn plans_of_small_budgets_are_what_the_program_takes() {
         spilled += usize::from(plan.spilled_query) + usize::from(plan.spilled_supports);
     }
     assert!(spilled > 0, "no plan spills before it is refused");
+}
+
+#[test]
+fn probabilities_are_planned_for_where_they_are_wanted() {
+    // Maps are most of what a large volume of one class takes, so that too small a part for them shows.
+    let mut cohort = Cohort::new([24, 512, 512], 1, 2, 1, 1);
+    let without = check("tiny", GIB, &cohort);
+    cohort.problem.probabilities = true;
+    let with = check("tiny", GIB, &cohort);
+    assert_eq!(with.bytes.maps - without.bytes.maps, 4 * 24 * 512 * 512);
 }
 
 #[test]

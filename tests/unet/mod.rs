@@ -1,1 +1,9 @@
 //! The U-Net and what surrounds it.
+
+mod commands;
+mod loss;
+mod network;
+mod plan;
+mod predict;
+mod preprocess;
+mod resample;

@@ -1,7 +1,7 @@
 //! The loaded network on its device, how it is opened again after the device was lost, and the memory plan of each case.
 
 use super::{Labeller, SupportKey, Use, file_name};
-use crate::cohort::case_record::FileOfRecord;
+use crate::cohort::case_record::{DeviceMemory, FileOfRecord};
 use crate::device::open::Opening;
 use crate::device::{DeviceLost, OutOfMemory};
 use crate::sam2::{Config, Sam2};
@@ -75,18 +75,23 @@ impl Labeller {
     }
 
     /// How a case runs. On a CUDA device supports of earlier cases are given up if they stand in the way.
-    pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use]) -> Result<Plan> {
+    pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use], probabilities: bool) -> Result<Plan> {
         let net = self.network()?;
         let Some(cuda) = net.device().cuda() else {
             return Ok(Plan::cpu(self.cpu_lanes()));
         };
         let budget = cuda.arena.usage().budget;
-        let problem = self.problem(dims, uses.iter().map(|used| (used.places.len(), &used.conditioning[..])));
+        cuda.arena.forget_peak();
+        let labelled = uses.iter().map(|used| (used.places.len(), &used.conditioning[..]));
+        let problem = self.problem(dims, labelled, probabilities);
         let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
         let others = self.supports.iter().filter(|(key, built)| !used(key) && !built.spilled);
         let others: usize = others.map(|(_, built)| built.bytes()).sum();
         let plan = match Plan::within(budget.saturating_sub(others), self.network_bytes, net, &problem) {
-            Ok(plan) if !plan.spilled_supports => plan,
+            Ok(mut plan) if !plan.spilled_supports => {
+                plan.bytes.kept = others;
+                plan
+            }
             _ => {
                 let plan = Plan::within(budget, self.network_bytes, net, &problem)?;
                 self.supports.retain(|key, _| used(key));
@@ -98,7 +103,12 @@ impl Labeller {
     }
 
     /// What the plan of a case depends on; labelled volumes are given as (insertions, slices that show each class).
-    pub(in crate::cohort) fn problem<'a>(&self, dims: [usize; 3], labelled: impl Iterator<Item = (usize, &'a [usize])> + Clone) -> Problem {
+    pub(in crate::cohort) fn problem<'a>(
+        &self,
+        dims: [usize; 3],
+        labelled: impl Iterator<Item = (usize, &'a [usize])> + Clone,
+        probabilities: bool,
+    ) -> Problem {
         let counts = labelled.clone().flat_map(|(_, counts)| counts.iter().copied());
         Problem {
             dims,
@@ -108,7 +118,21 @@ impl Labeller {
             most_conditioning: counts.clone().max().unwrap_or(0),
             starts: counts.filter(|&count| count > 0).count(),
             lanes: self.engine.lanes,
+            probabilities,
         }
+    }
+
+    /// What a case that ran by this plan took of a CUDA device.
+    pub(super) fn memory_taken(&self, plan: &Plan) -> Result<Option<DeviceMemory>> {
+        let Some(cuda) = self.network()?.device().cuda() else {
+            return Ok(None);
+        };
+        Ok(Some(DeviceMemory {
+            planned: plan.bytes.total(),
+            counted: cuda.arena.usage().peak,
+            held: cuda.runtime.driver().memory()?.own,
+            allowed: self.engine.opening.memory,
+        }))
     }
 
     /// Device memory that the network takes.

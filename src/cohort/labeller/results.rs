@@ -1,16 +1,35 @@
 //! What a finished case leaves behind: its record, mask, maps and picture.
 
-use super::{Labeller, Opened, Use};
-use crate::cohort::case_record::{self, CaseRecord, ClassOfRecord, SupportOfRecord, Versions};
+use super::open::Opened;
+use super::{Labeller, Use};
+use crate::clock;
+use crate::cohort::case_record::{self, CaseRecord, ClassOfRecord, DeviceMemory, SupportOfRecord, Timings, Versions};
 use crate::cohort::discover::UnlabelledCase;
 use crate::cohort::output::CaseFiles;
+use crate::cohort::runner::CaseOutcome;
 use crate::cohort::settings::hash_of;
+use crate::device::Device;
 use crate::report::montage::{Extras, montage};
 use crate::tffs::ensemble::Labelling;
 use crate::tffs::source::Image;
 use crate::volume::{self, Voxels};
 use anyhow::{Context, Result};
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// A case that is labelled, whose files are still to be written; it needs no device any more.
+pub struct Unwritten {
+    pub(super) out: PathBuf,
+    pub(super) files: CaseFiles,
+    pub(super) image: Image,
+    pub(super) labelling: Labelling,
+    pub(super) record: CaseRecord,
+    pub(super) seconds: Vec<(String, f64)>,
+    /// Of a CUDA device.
+    pub(super) memory: Option<DeviceMemory>,
+    /// Whose threads compress the files.
+    pub(super) device: Device,
+}
 
 impl Labeller {
     pub(super) fn record(
@@ -54,20 +73,47 @@ impl Labeller {
             warnings: opened.warnings.clone(),
         })
     }
+}
 
-    pub(super) fn write(&self, out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling, record: &CaseRecord) -> Result<()> {
-        let (maps, picture) = rayon::join(
-            || Self::write_maps(out, files, image, labelling),
-            || Self::write_picture(out, files, image, labelling),
-        );
-        maps.and(picture)?;
-        case_record::write(&out.join(&files.record), record)?;
-        let mask = image.axes.to_stored(&labelling.labels, image.volume.dims())?;
-        volume::write(&out.join(&files.mask), image.volume.header(), Voxels::U8(&mask), None, &[]).context("the mask could not be written")
+impl Unwritten {
+    /// Writes mask, maps, picture, record and timings.
+    ///
+    /// # Errors
+    /// A full disk, a folder that is gone.
+    pub fn write(mut self) -> Result<CaseOutcome> {
+        let start = Instant::now();
+        self.device.install(|| self.write_results())?;
+        self.seconds.push(("write".into(), start.elapsed().as_secs_f64()));
+        let (case, threads) = (&self.record.case, self.device.threads());
+        let timings = Timings::new(case, clock::now(), threads, &self.seconds, self.memory);
+        case_record::write(&self.out.join(&self.files.timings), &timings)?;
+        let mut line = outcome_line(&self.record);
+        let mut warnings = self.record.warnings;
+        if let Some(memory) = self.memory {
+            line += &format!("; device memory {memory}");
+            warnings.extend(memory.complaint());
+        }
+        Ok(CaseOutcome { line, warnings })
     }
 
+    fn write_results(&self) -> Result<()> {
+        let (maps, picture) = rayon::join(|| self.write_maps(), || self.write_picture());
+        maps.and(picture)?;
+        case_record::write(&self.out.join(&self.files.record), &self.record)?;
+        let volume = &self.image.volume;
+        let mask = self.image.axes.to_stored(&self.labelling.labels, volume.dims())?;
+        let path = self.out.join(&self.files.mask);
+        volume::write(&path, volume.header(), Voxels::U8(&mask), None, &[]).context("the mask could not be written")
+    }
     /// Uncertainty, and probabilities if they are wanted.
-    fn write_maps(out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling) -> Result<()> {
+    fn write_maps(&self) -> Result<()> {
+        let Self {
+            out,
+            files,
+            image,
+            labelling,
+            ..
+        } = self;
         let (header, dims, axes) = (image.volume.header(), image.volume.dims(), image.axes);
         let uncertainty = axes.to_stored(&labelling.uncertainty, dims)?;
         volume::write(&out.join(&files.uncertainty), header, Voxels::F32(&uncertainty), None, &[])?;
@@ -82,7 +128,8 @@ impl Labeller {
         Ok(())
     }
 
-    fn write_picture(out: &Path, files: &CaseFiles, image: &Image, labelling: &Labelling) -> Result<()> {
+    fn write_picture(&self) -> Result<()> {
+        let image = &self.image;
         let axes = image.axes;
         let spacing = axes.permute(image.volume.geometry().spacing);
         let mut read = |z: usize, slice: &mut [f32]| {
@@ -92,20 +139,20 @@ impl Labeller {
         };
         montage(
             &mut read,
-            &labelling.labels,
+            &self.labelling.labels,
             image.dims(),
             spacing,
             Extras {
                 flip: picture_flip(image),
                 ..Extras::default()
             },
-            &out.join(&files.picture),
+            &self.out.join(&self.files.picture),
         )
     }
 }
 
 /// `class 1: 812 ml, class 2: empty`.
-pub(super) fn outcome_line(record: &CaseRecord) -> String {
+fn outcome_line(record: &CaseRecord) -> String {
     let words = record.classes.iter().map(|c| match c.volume_ml > 0.0 {
         true => format!("class {}: {:.3} ml", c.value, c.volume_ml),
         false => format!("class {}: empty", c.value),

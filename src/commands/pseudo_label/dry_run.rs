@@ -37,7 +37,7 @@ struct ShownCase<'a> {
 
 /// Loads the network and looks at every volume's header and every label file; computes and writes nothing.
 pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
-    let mut labeller = plan.labeller()?;
+    let mut labeller = plan.labeller(&plan.openings[0])?;
     let rate = product_rate(labeller.network()?.device())?;
     let mut cases = Vec::new();
     for task in &plan.tasks {
@@ -62,7 +62,7 @@ pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
     let supports = estimates().map(|e| e.support_seconds).fold(0f64, f64::max);
     let shown = Shown {
         out: &plan.args.out,
-        threads: plan.opening.threads,
+        threads: plan.openings[0].threads,
         gigaflops_per_second: rate / 1e9,
         settings: &plan.settings,
         labelled: plan.cohort.labelled.iter().map(|case| case.name.as_str()).collect(),

@@ -1,0 +1,138 @@
+//! The U-Net: a training step, an inference pass, and its convolutions with their gradients. `cargo bench --bench unet [-- FILTER]`.
+//!
+//! The network is the yardstick: PlainConvUNet 32-64-128-256-320, patch 32 x 64 x 64, batch 2, every stage after the first at stride 2, deep supervision;
+//! `benches/peers/unet_step.py` runs the same in PyTorch.
+
+#![allow(clippy::print_stdout)] // the memory of a step
+
+use anyhow::Result;
+use criterion::{Criterion, Throughput};
+use hpc_seg::bench::entries::noise;
+use hpc_seg::device::Device;
+use hpc_seg::ops::conv3d::{Channels, Geometry, conv3d, cost, d_input, d_weight};
+use hpc_seg::ops::instance_norm::{Norm, Source, activate, backward, statistics};
+use hpc_seg::tensor::Tensor;
+use hpc_seg::unet::architecture::{Architecture, Family};
+use hpc_seg::unet::loss::{Settings, Targets};
+use hpc_seg::unet::network::Network;
+use std::hint::black_box;
+use std::time::Duration;
+
+const PATCH: [usize; 3] = [32, 64, 64];
+const BATCH: usize = 2;
+const CLASSES: usize = 2;
+
+fn architecture() -> Architecture {
+    let mut strides = vec![[2; 3]; 5];
+    strides[0] = [1; 3];
+    Architecture {
+        family: Family::PlainConv,
+        features: vec![32, 64, 128, 256, 320],
+        kernel_sizes: vec![[3; 3]; 5],
+        strides,
+        convs_per_stage: vec![2; 5],
+        convs_per_stage_decoder: vec![2; 4],
+    }
+}
+
+fn network(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    let network = Network::new(&architecture(), 1, CLASSES, 1)?;
+    let [d, h, w] = PATCH;
+    let batch = Tensor::from_slice(device, &[BATCH, d, h, w, 1], &noise(BATCH * d * h * w, 1))?;
+    let one = Tensor::from_slice(device, &[1, d, h, w, 1], &noise(d * h * w, 1))?;
+    let labels: Vec<Vec<i16>> = (0..4)
+        .map(|head| (0..(BATCH * d * h * w) >> (3 * head)).map(|i| (i / 7 % CLASSES) as i16).collect())
+        .collect();
+    let targets: Vec<Targets<'_>> = labels.iter().map(|labels| Targets { labels, weights: None }).collect();
+    let settings = Settings {
+        batch_dice: false,
+        ignore: None,
+    };
+    let mut group = criterion.benchmark_group("unet");
+    group.sample_size(10).measurement_time(Duration::from_secs(20));
+    group.bench_function("step", |bencher| {
+        bencher.iter(|| device.install(|| network.step(&batch, &targets, settings).map(|step| black_box(step.loss))));
+    });
+    group.bench_function("infer", |bencher| {
+        bencher.iter(|| device.install(|| network.infer(&one).map(|logits| black_box(logits.len()))));
+    });
+    println!("unet: {:.0} MiB at most", device.memory().peak as f64 / f64::from(1 << 20));
+    Ok(())
+}
+
+/// A layer's three products; throughput in floating-point operations.
+fn convolutions(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    for (name, size, channels, outputs, stride) in [
+        ("stage0.0", [32, 64, 64], 1, 32, 1),
+        ("stage0.1", [32, 64, 64], 32, 32, 1),
+        ("stage1.0", [32, 64, 64], 32, 64, 2),
+        ("stage1.1", [16, 32, 32], 64, 64, 1),
+        ("stage3.1", [4, 8, 8], 256, 256, 1),
+        ("stage4.1", [2, 4, 4], 320, 320, 1),
+        ("decoder3.0", [32, 64, 64], 64, 32, 1),
+    ] {
+        let geometry = Geometry {
+            kernel: [3; 3],
+            stride: [stride; 3],
+        };
+        let out = geometry.output(size);
+        let padded = |size: [usize; 3], width: usize| {
+            let [d, h, w] = size.map(|edge| edge + 2);
+            Tensor::from_slice(device, &[BATCH, d, h, w, width], &noise(BATCH * d * h * w * width, 1))
+        };
+        let (x, d_y) = (padded(size, channels)?, padded(out, outputs)?);
+        let weight = noise(outputs * channels * 27, 2);
+        let bias = vec![0.0; outputs];
+        let mut group = criterion.benchmark_group(format!("conv3d/{name}"));
+        group.sample_size(10).measurement_time(Duration::from_secs(2));
+        group.throughput(Throughput::Elements(cost(BATCH, out, channels, outputs, geometry).flops as u64));
+        group.bench_function("forward", |bencher| {
+            bencher.iter(|| device.install(|| conv3d(&x, &weight, &bias, geometry).map(|y| black_box(y.len()))));
+        });
+        group.bench_function("d_input", |bencher| {
+            bencher.iter(|| device.install(|| d_input(&d_y, &weight, size, geometry).map(|y| black_box(y.len()))));
+        });
+        group.bench_function("d_weight", |bencher| {
+            bencher.iter(|| device.install(|| black_box(d_weight(&x, &d_y, geometry).len())));
+        });
+    }
+    Ok(())
+}
+
+/// What stands between convolutions, at the highest resolution; throughput in bytes of y.
+fn norms(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    let ([d, h, w], c) = (PATCH, 32);
+    let volume = |seed| Tensor::from_slice(device, &[BATCH, d, h, w, c], &noise(BATCH * d * h * w * c, seed));
+    let (y, d_a) = (volume(1)?, volume(2)?);
+    let (gamma, beta) = (noise(c, 3), noise(c, 4));
+    let known = device.install(|| statistics(&y));
+    let norm = Norm {
+        statistics: &known,
+        gamma: &gamma,
+        beta: &beta,
+    };
+    let sources = [Source { y: &y, norm: Some(norm) }];
+    let mut group = criterion.benchmark_group("instance_norm");
+    group.sample_size(10).measurement_time(Duration::from_secs(2));
+    group.throughput(Throughput::Bytes(4 * y.len() as u64));
+    group.bench_function("statistics", |bencher| {
+        bencher.iter(|| device.install(|| black_box(statistics(&y))))
+    });
+    group.bench_function("activate", |bencher| {
+        bencher.iter(|| device.install(|| activate(&sources, [1; 3]).map(|x| black_box(x.len()))));
+    });
+    group.bench_function("backward", |bencher| {
+        bencher.iter(|| device.install(|| backward(&y, norm, &[Channels::all(&d_a)], [1; 3]).map(|g| black_box(g.d_y.len()))));
+    });
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let device = Device::cpu(0)?;
+    let mut criterion = Criterion::default().configure_from_args();
+    convolutions(&mut criterion, &device)?;
+    norms(&mut criterion, &device)?;
+    network(&mut criterion, &device)?;
+    criterion.final_summary();
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Volumes opened as the settings say, and the next query ahead of its turn.
+
+use super::file_name;
+use crate::cohort::case_record::FileOfRecord;
+use crate::cohort::settings::{Settings, SliceAxis};
+use crate::tffs::intensity::Window;
+use crate::tffs::source::Image;
+use crate::volume::{AxisMap, Volume};
+use anyhow::Result;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
+
+/// An open query.
+pub(super) struct Opened {
+    pub image: Image,
+    pub file: FileOfRecord,
+    pub warnings: Vec<String>,
+}
+
+/// Opens a query and measures its intensities.
+pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
+    let volume = volume(settings, path)?;
+    let file = FileOfRecord {
+        file: file_name(path),
+        sha256: volume.sha256()?,
+    };
+    let image = Image::new(volume, query_axes(settings)?, window(settings))?;
+    let warnings = image
+        .intensity
+        .warning()
+        .map(|text| format!("{}: {text}", path.display()))
+        .into_iter()
+        .collect();
+    Ok(Opened { image, file, warnings })
+}
+
+/// The file, or its channel if it has several.
+pub(super) fn volume(settings: &Settings, path: &Path) -> Result<Arc<Volume>> {
+    let volume = Volume::open(path)?;
+    Ok(Arc::new(if volume.channels() > 1 {
+        Volume::open_channel(path, settings.channel)?
+    } else {
+        volume
+    }))
+}
+
+pub(super) fn query_axes(settings: &Settings) -> Result<AxisMap> {
+    AxisMap::slice_axis(match settings.slice_axis {
+        SliceAxis::X => 0,
+        SliceAxis::Y => 1,
+        SliceAxis::Z => 2,
+    })
+}
+
+pub(super) fn window(settings: &Settings) -> Option<Window> {
+    settings.window.map(|w| Window {
+        level: w.level,
+        width: w.width,
+    })
+}
+
+/// A query that is being opened on a thread of its own.
+pub(super) struct Ahead {
+    path: PathBuf,
+    /// Length and time of change when it was begun.
+    state: Option<(u64, SystemTime)>,
+    opening: JoinHandle<Result<Opened>>,
+}
+
+impl Ahead {
+    /// Begins to open a query; none if there is no thread to be had.
+    pub fn begin(settings: &Settings, path: &Path) -> Option<Self> {
+        let (settings, path) = (settings.clone(), path.to_path_buf());
+        let (state, of) = (state_of(&path), path.clone());
+        let builder = thread::Builder::new().name("hpc-seg-ahead".into());
+        let opening = builder.spawn(move || query(&settings, &of)).ok()?;
+        Some(Self { path, state, opening })
+    }
+
+    /// The query, if it is this one and its file has not changed since.
+    pub fn finish(self, path: &Path) -> Option<Result<Opened>> {
+        let is_it = self.path == path && self.state.is_some() && self.state == state_of(path);
+        // A panic over there is met again, and told, by who opens the query anew.
+        is_it.then(|| self.opening.join().ok()).flatten()
+    }
+}
+
+fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
+}

@@ -1,0 +1,87 @@
+//! `hpc-seg preprocess`: a data set made ready for training.
+
+use super::{thread_count, write_json};
+use crate::cli::unet::PreprocessArgs;
+use crate::cohort::journal::Journal;
+use crate::cohort::output;
+use crate::cohort::runner::{self, CaseOutcome, Conditions, Exit, Task};
+use crate::cohort::signals;
+use crate::device::Device;
+use crate::messages::{self, Progress};
+use crate::note;
+use crate::stop::Stop;
+use crate::unet::dataset::{CaseFiles, Dataset};
+use crate::unet::plan::Plans;
+use crate::unet::preprocess::preprocess;
+use crate::unet::splits::five_folds;
+use anyhow::Result;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Threads that one case keeps busy; with more, several cases are in work.
+const THREADS_PER_CASE: usize = 4;
+
+pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
+    let stop = Stop::new();
+    signals::install(&stop)?;
+    let plans = Plans::read(&args.plans)?;
+    let dataset = Dataset::open(&args.dataset)?;
+    let cases = dataset.cases()?;
+    let folder = args.out.join(&plans.configuration.data_identifier);
+    let tasks: Vec<Task<CaseFiles>> = cases.into_iter().map(task).collect();
+    let inputs = [args.dataset.join("imagesTr"), args.dataset.join("labelsTr")];
+    output::prepare(&folder, &inputs, tasks.iter().flat_map(|task| &task.outputs))?;
+    write_json(&args.out.join("dataset.json"), &dataset.json)?;
+    write_json(&args.out.join("nnUNetPlans.json"), &plans.to_json())?;
+    let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
+    let splits = args.out.join("splits_final.json");
+    if !splits.is_file() {
+        write_json(&splits, &five_folds(&names))?;
+    }
+    let conditions = Conditions {
+        weights_sha256: String::new(),
+        settings: json!({"plans": plans.to_json(), "dataset": dataset.json}),
+    };
+    let threads = thread_count(args.threads)?;
+    let device = Device::cpu(threads)?;
+    let worker = || {
+        let (device, dataset, plans, folder) = (&device, &dataset, &plans, &folder);
+        move |task: &Task<CaseFiles>, _: &Stop, progress: &Progress| {
+            progress.stage("preprocessing", 0);
+            let (ready, _) = device.install(|| preprocess(dataset, plans, &task.payload))?;
+            progress.stage("writing", 0);
+            ready.write(folder, &task.name)?;
+            let [d, h, w] = ready.shape;
+            Ok(CaseOutcome {
+                line: format!("{d} x {h} x {w} voxels"),
+                warnings: Vec::new(),
+            })
+        }
+    };
+    let workers = (0..threads.div_ceil(THREADS_PER_CASE)).map(|_| worker()).collect();
+    let mut journal = Journal::open(&folder)?;
+    let summary = runner::run(&folder, &mut journal, &tasks, &conditions, &stop, workers)?;
+    note!("{}", summary.line());
+    if args.json {
+        messages::data_json(&summary)?;
+    }
+    Ok(summary.exit())
+}
+
+fn task(case: CaseFiles) -> Task<CaseFiles> {
+    let channels = case.images.iter().enumerate();
+    let mut inputs: Vec<(String, PathBuf)> = channels
+        .map(|(channel, path)| (format!("channel {channel}"), path.clone()))
+        .collect();
+    inputs.extend(case.label.iter().map(|path| ("label".to_owned(), path.clone())));
+    Task {
+        name: case.name.clone(),
+        inputs,
+        // The description last: where it is, the arrays are too.
+        outputs: vec![
+            PathBuf::from(format!("{}.data", case.name)),
+            PathBuf::from(format!("{}.json", case.name)),
+        ],
+        payload: case,
+    }
+}

@@ -1,0 +1,294 @@
+//! A raw data set in nnU-Net's layout: `dataset.json`, `imagesTr/CASE_0000.nii.gz` (a file per channel), `labelsTr/CASE.nii.gz`.
+
+use crate::bad_input;
+use crate::volume::{AxisMap, Header, Volume};
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The name of a label that says nothing is known of its voxels.
+const IGNORE: &str = "ignore";
+
+/// What `dataset.json` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Names of the channels, by number.
+    pub channels: Vec<String>,
+    /// Names of the labels by value, background (0) first; without `ignore`.
+    pub labels: Vec<String>,
+    /// The value that stands for unknown voxels: one more than the highest label.
+    pub ignore: Option<u16>,
+    /// `numTraining`.
+    pub training_cases: usize,
+    /// `.nii.gz` or `.nii`.
+    pub ending: String,
+    /// The file, word for word.
+    pub json: Value,
+}
+
+/// The files of a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseFiles {
+    /// Its name.
+    pub name: String,
+    /// A file per channel.
+    pub images: Vec<PathBuf>,
+    /// None for a case that is to be predicted.
+    pub label: Option<PathBuf>,
+}
+
+/// A case's voxels in the files' order: [z, y, x].
+#[derive(Clone, Debug)]
+pub struct RawCase {
+    /// Voxels along z, y, x.
+    pub shape: [usize; 3],
+    /// Along z, y, x in mm; single precision, widened, as ITK gives it.
+    pub spacing: [f64; 3],
+    /// A channel after the other.
+    pub image: Vec<Vec<f32>>,
+    /// Labels, if there are any.
+    pub label: Option<Vec<i16>>,
+    /// Of the first channel, for whoever writes a result.
+    pub header: Header,
+}
+
+impl Dataset {
+    /// Reads `FOLDER/dataset.json`.
+    ///
+    /// # Errors
+    /// A file that is missing or no `dataset.json` of nnU-Net's; regions, which are not supported; labels with gaps.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("dataset.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => bad_input!(
+                "{}: cannot be read ({error}); a data set in nnU-Net's layout has one, beside imagesTr and labelsTr",
+                path.display()
+            ),
+        };
+        let Ok(json) = serde_json::from_str::<Value>(&text) else {
+            bad_input!("{}: is no JSON; repair it", path.display());
+        };
+        Self::of(folder, &json).with_context(|| format!("{}: cannot be used", path.display()))
+    }
+
+    /// From the content of `dataset.json`.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn of(folder: &Path, json: &Value) -> Result<Self> {
+        let object = |key: &str| json.get(key).and_then(Value::as_object);
+        let Some(names) = object("channel_names").or_else(|| object("modality")) else {
+            bad_input!("it has no \"channel_names\"; give one such as {{\"0\": \"MRI\"}}");
+        };
+        let Some(labels) = object("labels") else {
+            bad_input!("it has no \"labels\"; give them such as {{\"background\": 0, \"liver\": 1}}");
+        };
+        let ending = json.get("file_ending").and_then(Value::as_str).unwrap_or_default();
+        if !matches!(ending, ".nii.gz" | ".nii") {
+            bad_input!("\"file_ending\" is {ending:?}; volumes are read from .nii.gz and .nii");
+        }
+        let (labels, ignore) = labels_by_value(labels)?;
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            channels: channels_by_number(names)?,
+            labels,
+            ignore,
+            training_cases: json.get("numTraining").and_then(Value::as_u64).unwrap_or(0) as usize,
+            ending: ending.to_owned(),
+            json: json.clone(),
+        })
+    }
+
+    /// Classes a network tells apart, background among them.
+    pub fn classes(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Entries of `labels`, `ignore` among them.
+    pub fn label_entries(&self) -> usize {
+        self.labels.len() + usize::from(self.ignore.is_some())
+    }
+
+    /// The training cases by name.
+    ///
+    /// # Errors
+    /// Channels or labels that are missing, with the file's name; no case at all.
+    pub fn cases(&self) -> Result<Vec<CaseFiles>> {
+        let cases = match self.json.get("dataset").and_then(Value::as_object) {
+            Some(table) => self.listed(table)?,
+            None => self.found(&self.folder.join("imagesTr"), Some(&self.folder.join("labelsTr")))?,
+        };
+        let files = cases.iter().flat_map(|case| case.images.iter().chain(&case.label));
+        if let Some(missing) = files.clone().find(|file| !file.is_file()) {
+            bad_input!(
+                "{}: is missing; every case of imagesTr needs all its channels and its label",
+                missing.display()
+            );
+        }
+        Ok(cases)
+    }
+
+    /// The cases of a folder of images, `CASE_0000.nii.gz` and so on, for each channel a file; labels are those of `labels`, if given.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or holds no such file.
+    pub fn found(&self, images: &Path, labels: Option<&Path>) -> Result<Vec<CaseFiles>> {
+        let entries = match fs::read_dir(images) {
+            Ok(entries) => entries,
+            Err(error) => bad_input!("{}: cannot be read ({error}); give a folder of images", images.display()),
+        };
+        let names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect();
+        let numbered = |name: &String| {
+            let (case, channel) = name.strip_suffix(&self.ending)?.rsplit_once('_')?;
+            (channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit())).then(|| case.to_owned())
+        };
+        let cases: BTreeSet<String> = names.iter().filter_map(numbered).collect();
+        if cases.is_empty() {
+            bad_input!(
+                "{}: holds no CASE_0000{}; name the channels' files so",
+                images.display(),
+                self.ending
+            );
+        }
+        let file = |case: &str, channel: usize| images.join(format!("{case}_{channel:04}{}", self.ending));
+        let files = |name: String| CaseFiles {
+            images: (0..self.channels.len()).map(|channel| file(&name, channel)).collect(),
+            label: labels.map(|labels| labels.join(format!("{name}{}", self.ending))),
+            name,
+        };
+        Ok(cases.into_iter().map(files).collect())
+    }
+
+    /// The cases of the key `dataset`.
+    fn listed(&self, table: &Map<String, Value>) -> Result<Vec<CaseFiles>> {
+        let place = |value: &Value| value.as_str().map(|path| self.folder.join(path));
+        let case = |(name, entry): (&String, &Value)| {
+            let images: Option<Vec<PathBuf>> = entry.get("images").and_then(Value::as_array)?.iter().map(place).collect();
+            let label = place(entry.get("label")?)?;
+            Some((
+                name.clone(),
+                CaseFiles {
+                    name: name.clone(),
+                    images: images?,
+                    label: Some(label),
+                },
+            ))
+        };
+        let cases: Option<BTreeMap<String, CaseFiles>> = table.iter().map(case).collect();
+        match cases {
+            Some(cases) if !cases.is_empty() && cases.values().all(|case| case.images.len() == self.channels.len()) => {
+                Ok(cases.into_values().collect())
+            }
+            _ => bad_input!(
+                "{}: \"dataset\" must give each case \"images\", a file per channel, and a \"label\"",
+                self.folder.join("dataset.json").display()
+            ),
+        }
+    }
+
+    /// Reads a case and checks that its files fit each other and the labels `dataset.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, has another grid than the first channel, or NaN; labels that `dataset.json` does not know.
+    pub fn load(&self, case: &CaseFiles) -> Result<RawCase> {
+        let axes = AxisMap::default();
+        let volumes = case.images.iter().map(|path| Volume::open(path)).collect::<Result<Vec<_>>>()?;
+        let Some(first) = volumes.first() else {
+            bad_input!("{}: a case without any image", case.name);
+        };
+        for volume in &volumes {
+            same_grid(first, volume)?;
+            if let Some(([x, y, z], value)) = volume.first_non_finite()? {
+                bad_input!(
+                    "{}: voxel ({x}, {y}, {z}) is {value}; repair the volume or leave the case out",
+                    volume.path().display()
+                );
+            }
+        }
+        let label = match &case.label {
+            None => None,
+            Some(path) => {
+                let volume = Volume::open(path)?;
+                same_grid(first, &volume)?;
+                let labels = volume.labels(&axes)?;
+                let most = (self.label_entries() - 1) as u16;
+                if let Some(label) = labels.iter().find(|label| **label > most) {
+                    bad_input!(
+                        "{}: has label {label}, which dataset.json does not know; its labels end at {most}",
+                        path.display()
+                    );
+                }
+                Some(labels.into_iter().map(|label| label as i16).collect())
+            }
+        };
+        Ok(RawCase {
+            shape: axes.permute(first.dims()),
+            spacing: axes.permute(first.geometry().spacing),
+            image: volumes.iter().map(|volume| volume.voxels_f32(&axes)).collect::<Result<_>>()?,
+            label,
+            header: first.header().clone(),
+        })
+    }
+}
+
+fn same_grid(first: &Volume, other: &Volume) -> Result<()> {
+    if let Some(difference) = first.geometry().difference(other.geometry()) {
+        bad_input!(
+            "{}: lies on another grid than {}: {difference}; resample it, or leave the case out",
+            other.path().display(),
+            first.path().display()
+        );
+    }
+    Ok(())
+}
+
+fn channels_by_number(names: &Map<String, Value>) -> Result<Vec<String>> {
+    let name = |channel: usize| names.get(&channel.to_string()).and_then(Value::as_str).map(str::to_owned);
+    match (0..names.len()).map(name).collect() {
+        Some(channels) if !names.is_empty() => Ok(channels),
+        _ => bad_input!("\"channel_names\" must be numbered \"0\", \"1\", ... and have a text each"),
+    }
+}
+
+/// Names by value, and the value of `ignore`.
+fn labels_by_value(labels: &Map<String, Value>) -> Result<(Vec<String>, Option<u16>)> {
+    let mut by_value = BTreeMap::new();
+    for (name, value) in labels {
+        let single = match value.as_array().map(Vec::as_slice) {
+            Some([value]) => value.as_u64(),
+            Some(_) => bad_input!("label {name:?} is a region of several values; regions are not supported, give every label one value"),
+            None => value.as_u64().or_else(|| value.as_str()?.parse().ok()),
+        };
+        let Some(value) = single.filter(|value| *value < 255) else {
+            bad_input!("label {name:?} is {value}; labels are whole numbers from 0 to 254");
+        };
+        if by_value.insert(value, name.clone()).is_some() {
+            bad_input!("label {value} is given twice");
+        }
+    }
+    if by_value.keys().copied().ne(0..by_value.len() as u64) {
+        let values: Vec<u64> = by_value.into_keys().collect();
+        bad_input!("the labels are {values:?}; they must run from 0 (background) without gaps");
+    }
+    let mut names: Vec<String> = by_value.into_values().collect();
+    let ignore = match names.iter().position(|name| name == IGNORE) {
+        None => None,
+        Some(at) if at > 0 && at + 1 == names.len() => {
+            names.pop();
+            Some(at as u16)
+        }
+        Some(at) => bad_input!("the label \"{IGNORE}\" is {at}; it must be the highest"),
+    };
+    if names.len() < 2 {
+        bad_input!("there is no label besides the background");
+    }
+    Ok((names, ignore))
+}

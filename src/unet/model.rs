@@ -1,0 +1,120 @@
+//! A trained model as a folder in nnU-Net's layout: `plans.json`, `dataset.json`, and for every fold `fold_X/checkpoint_final.pth`, or `.safetensors` with the same names.
+
+use super::dataset::Dataset;
+use super::network::Network;
+use super::plan::Plans;
+use super::predict::Predictor;
+use crate::bad_input;
+use crate::sha256;
+use crate::weights::{Checkpoint, StrictLoader};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The checkpoint of a fold; the first that there is.
+const CHECKPOINTS: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safetensors"];
+/// What the weights of a fold are called twice by: nnU-Net registers the same tensors under these names too.
+const ALIASES: [&str; 2] = ["decoder.encoder.", ".all_modules."];
+
+/// A model, ready to predict.
+pub struct Model {
+    /// Labels and channels.
+    pub dataset: Dataset,
+    /// The networks.
+    pub predictor: Predictor,
+    /// SHA-256 of the checkpoints, one after the other.
+    pub sha256: String,
+}
+
+impl Model {
+    /// Opens the folds of these names (`0`, `1`, ..., `all`), or all that there are.
+    ///
+    /// # Errors
+    /// A folder without plans, data set or any trained fold; checkpoints of another architecture than the plans', or damaged ones.
+    pub fn open(folder: &Path, folds: &[String]) -> Result<Self> {
+        let plans = Plans::read(&folder.join("plans.json"))?;
+        let dataset = Dataset::open(folder)?;
+        let paths = checkpoints(folder, folds)?;
+        let mut networks = Vec::with_capacity(paths.len());
+        let mut mirrored = Vec::new();
+        for (number, path) in paths.iter().enumerate() {
+            let checkpoint = Checkpoint::open(path)?;
+            networks.push(load(&checkpoint, &plans, &dataset)?);
+            if number == 0 {
+                mirrored = mirrored_axes(&checkpoint)?;
+            }
+        }
+        Ok(Self {
+            dataset,
+            predictor: Predictor {
+                plans,
+                networks,
+                mirrored,
+                half: false,
+            },
+            sha256: sha256::of_files(&paths)?,
+        })
+    }
+}
+
+fn load(checkpoint: &Checkpoint, plans: &Plans, dataset: &Dataset) -> Result<Network> {
+    let loader = StrictLoader::new(checkpoint);
+    for name in checkpoint.names().filter(|name| ALIASES.iter().any(|alias| name.contains(alias))) {
+        loader.ignore(name);
+    }
+    let channels = plans.configuration.normalisation.len();
+    let network = Network::load(&plans.configuration.architecture, channels, dataset.classes(), &loader)?;
+    loader.finish()?;
+    Ok(network)
+}
+
+/// The axes that training mirrored along: none if the checkpoint does not say.
+fn mirrored_axes(checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+    let Some(text) = checkpoint.metadata("inference_allowed_mirroring_axes") else {
+        return Ok(Vec::new());
+    };
+    match serde_json::from_str::<Vec<usize>>(text) {
+        Ok(axes) if axes.len() <= 3 && axes.iter().all(|axis| *axis < 3) && axes.is_sorted_by(|a, b| a < b) => Ok(axes),
+        _ => bad_input!(
+            "{}: inference_allowed_mirroring_axes is {text}; it must name axes out of 0, 1, 2",
+            checkpoint.path().display()
+        ),
+    }
+}
+
+fn checkpoints(folder: &Path, folds: &[String]) -> Result<Vec<PathBuf>> {
+    let of = |fold: &str| {
+        let files = CHECKPOINTS.map(|file| folder.join(format!("fold_{fold}")).join(file));
+        files.into_iter().find(|path| path.is_file())
+    };
+    if !folds.is_empty() {
+        let path = |fold: &String| match of(fold) {
+            Some(path) => Ok(path),
+            None => bad_input!(
+                "{}: has no trained fold {fold}; train it, or leave it out of --folds",
+                folder.display()
+            ),
+        };
+        return folds.iter().map(path).collect();
+    }
+    let entries = fs::read_dir(folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| name.strip_prefix("fold_").map(str::to_owned))
+        .collect();
+    names.sort();
+    // A network of all cases is a model of its own, not one of five.
+    let is_one = |name: &String| name != "all" && of(name).is_some();
+    if names.iter().any(is_one) {
+        names.retain(is_one);
+    }
+    let paths: Vec<PathBuf> = names.iter().filter_map(|fold| of(fold)).collect();
+    if paths.is_empty() {
+        bad_input!(
+            "{}: holds no fold_X/{}; give the folder of a trained model",
+            folder.display(),
+            CHECKPOINTS[0]
+        );
+    }
+    Ok(paths)
+}

@@ -1,0 +1,146 @@
+//! A case made ready for training: transposed, cropped, normalised, resampled, with locations of its foreground; in nnU-Net's order.
+
+use super::crop::{self, Box3};
+use super::dataset::{CaseFiles, Dataset, RawCase};
+use super::numpy_random::RandomState;
+use super::plan::Plans;
+use super::resample::{Order, new_shape, resample, resample_labels, separate_axis};
+use super::store::{Preprocessed, Properties};
+use crate::bad_input;
+use crate::volume::Header;
+use anyhow::Result;
+
+const SEED: u32 = 1234;
+/// Of each class so many locations are kept, or this share of all if that is more.
+const LOCATIONS: usize = 10_000;
+const LOCATIONS_SHARE: f64 = 0.01;
+
+/// Loads a case and makes it ready, and gives its file's header too; without a label (inference) the label is 0 inside the nonzero mask and -1 outside, and there are no locations.
+///
+/// # Errors
+/// Files that cannot be used; a data set of other channels than the plan's.
+pub fn preprocess(dataset: &Dataset, plans: &Plans, case: &CaseFiles) -> Result<(Preprocessed, Header)> {
+    let channels = plans.configuration.normalisation.len();
+    if dataset.channels.len() != channels {
+        bad_input!(
+            "the plan is for {channels} channels, the data set has {}; plan it anew",
+            dataset.channels.len()
+        );
+    }
+    let raw = dataset.load(case)?;
+    let header = raw.header.clone();
+    Ok((make_ready(dataset, plans, raw), header))
+}
+
+fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
+    let forward = plans.transpose_forward;
+    let shape = forward.map(|axis| raw.shape[axis]);
+    let image: Vec<Vec<f32>> = raw
+        .image
+        .into_iter()
+        .map(|channel| transpose(channel, raw.shape, forward))
+        .collect();
+    let outside = crop::outside(&image, shape);
+    let bounds = crop::bounds(&outside, shape);
+    let cropped = crop::size(&bounds);
+    let has_label = raw.label.is_some();
+    let label = raw.label.map(|label| transpose(label, raw.shape, forward));
+    let label = mark(label, &outside, shape, &bounds);
+    let configuration = &plans.configuration;
+    let spacing = forward.map(|axis| raw.spacing[axis]);
+    let new = new_shape(cropped, spacing, configuration.spacing);
+    let separate = separate_axis(spacing, configuration.spacing);
+    let unknown = super::fingerprint::Intensities::default();
+    let channels: Vec<Vec<f32>> = image
+        .iter()
+        .enumerate()
+        .map(|(number, channel)| {
+            let mut channel = crop::cut(channel, shape, &bounds);
+            let known = plans.intensities.get(&number.to_string()).unwrap_or(&unknown);
+            super::normalise::normalise(&mut channel, &label, configuration.normalisation[number], known);
+            resample(&channel, cropped, new, separate, Order::Cubic).into_owned()
+        })
+        .collect();
+    let label = resample_labels(&label, cropped, new, separate).into_owned();
+    Preprocessed {
+        locations: if has_label { locations(&label, new, dataset) } else { Vec::new() },
+        shape: new,
+        image: interleave(channels),
+        label,
+        properties: Properties {
+            spacing: raw.spacing,
+            shape_before_cropping: shape,
+            bbox_used_for_cropping: bounds,
+            shape_after_cropping_and_before_resampling: cropped,
+        },
+    }
+}
+
+/// An array whose axes are those of `volume` in another order.
+pub(super) fn transpose<T: Copy>(volume: Vec<T>, shape: [usize; 3], forward: [usize; 3]) -> Vec<T> {
+    if forward == [0, 1, 2] {
+        return volume;
+    }
+    let strides = [shape[1] * shape[2], shape[2], 1];
+    let [a, b, c] = forward;
+    let rows = (0..shape[a]).flat_map(|i| (0..shape[b]).map(move |j| i * strides[a] + j * strides[b]));
+    let volume = &volume;
+    rows.flat_map(|row| (0..shape[c]).map(move |k| volume[row + k * strides[c]]))
+        .collect()
+}
+
+/// The cropped label: background outside the mask is -1. Without a label all else is 0.
+fn mark(label: Option<Vec<i16>>, outside: &[bool], shape: [usize; 3], bounds: &Box3) -> Vec<i16> {
+    let outside = crop::cut(outside, shape, bounds);
+    let mut label = match label {
+        Some(label) => crop::cut(&label, shape, bounds),
+        None => vec![0; outside.len()],
+    };
+    for (label, outside) in label.iter_mut().zip(outside) {
+        if outside && *label == 0 {
+            *label = -1;
+        }
+    }
+    label
+}
+
+fn interleave(mut channels: Vec<Vec<f32>>) -> Vec<f32> {
+    if channels.len() == 1 {
+        return channels.swap_remove(0);
+    }
+    let voxels = channels.first().map_or(0, Vec::len);
+    (0..voxels).flat_map(|at| channels.iter().map(move |channel| channel[at])).collect()
+}
+
+/// Voxels of each foreground class, drawn without replacement by one generator for all of them; then, where there is an ignore label, of all that is annotated, under the key
+/// of -1 and every other label.
+fn locations(label: &[i16], shape: [usize; 3], dataset: &Dataset) -> Vec<(Vec<i16>, Vec<[u32; 3]>)> {
+    let mut random = RandomState::new(SEED);
+    let classes = dataset.classes() as i16;
+    let mut keys: Vec<Vec<i16>> = (1..classes).map(|class| vec![class]).collect();
+    if dataset.ignore.is_some() {
+        keys.push((-1..classes).collect());
+    }
+    let mut drawn = |key: Vec<i16>| {
+        let voxels: Vec<u32> = label
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| key.contains(l))
+            .map(|(at, _)| at as u32)
+            .collect();
+        let share = (LOCATIONS_SHARE * voxels.len() as f64).ceil() as usize;
+        let count = LOCATIONS.min(voxels.len()).max(share);
+        let place = |&chosen: &u32| {
+            let at = voxels[chosen as usize] as usize;
+            [at / (shape[1] * shape[2]), at / shape[2] % shape[1], at % shape[2]].map(|index| index as u32)
+        };
+        let chosen = if voxels.is_empty() {
+            Vec::new()
+        } else {
+            random.choice(voxels.len(), count)
+        };
+        let places = chosen.iter().map(place).collect();
+        (key, places)
+    };
+    keys.into_iter().map(&mut drawn).collect()
+}
