@@ -1,6 +1,7 @@
 //! The command line as clap sees it: definitions only. What the values mean together is checked in [`commands`](crate::commands).
 
 pub mod evaluate;
+pub mod model;
 pub mod unet;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,6 +42,9 @@ pub enum Command {
     Phantom(PhantomArgs),
     /// Compare label maps with references: Dice, distances between surfaces, volumes
     Evaluate(Box<evaluate::EvaluateArgs>),
+    /// Take models to and from nnU-Net
+    #[command(subcommand)]
+    Model(model::ModelCommand),
     /// Inspect, convert or verify network weights
     #[command(subcommand)]
     Weights(WeightsCommand),

@@ -12,6 +12,7 @@ mod bench;
 mod demo;
 mod evaluate;
 mod info;
+mod model;
 mod phantom;
 mod plan;
 mod predict;
@@ -33,6 +34,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Predict(args) => predict::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Model(command) => model::run(command),
         Command::Weights(command) => weights::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),

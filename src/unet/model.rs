@@ -1,6 +1,7 @@
 //! A trained model as a folder in nnU-Net's layout: `plans.json`, `dataset.json`, and for every fold `fold_X/checkpoint_final.pth`, or `.safetensors` with the same names.
 
 use super::dataset::Dataset;
+use super::names::Parameter;
 use super::network::Network;
 use super::plan::Plans;
 use super::predict::Predictor;
@@ -57,11 +58,28 @@ impl Model {
     }
 }
 
-fn load(checkpoint: &Checkpoint, plans: &Plans, dataset: &Dataset) -> Result<Network> {
+/// A checkpoint's tensors but for the aliases, which nobody asks for.
+fn loader(checkpoint: &Checkpoint) -> StrictLoader<'_> {
     let loader = StrictLoader::new(checkpoint);
     for name in checkpoint.names().filter(|name| ALIASES.iter().any(|alias| name.contains(alias))) {
         loader.ignore(name);
     }
+    loader
+}
+
+/// The values of these parameters, which must be all there are.
+pub(super) fn load_values(checkpoint: &Checkpoint, parameters: &[Parameter]) -> Result<Vec<Vec<f32>>> {
+    let loader = loader(checkpoint);
+    let values = parameters
+        .iter()
+        .map(|parameter| loader.tensor(&parameter.name, &parameter.shape))
+        .collect();
+    loader.finish()?;
+    Ok(values)
+}
+
+fn load(checkpoint: &Checkpoint, plans: &Plans, dataset: &Dataset) -> Result<Network> {
+    let loader = loader(checkpoint);
     let channels = plans.configuration.normalisation.len();
     let network = Network::load(&plans.configuration.architecture, channels, dataset.classes(), &loader)?;
     loader.finish()?;
@@ -69,7 +87,7 @@ fn load(checkpoint: &Checkpoint, plans: &Plans, dataset: &Dataset) -> Result<Net
 }
 
 /// The axes that training mirrored along: none if the checkpoint does not say.
-fn mirrored_axes(checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+pub(super) fn mirrored_axes(checkpoint: &Checkpoint) -> Result<Vec<usize>> {
     let Some(text) = checkpoint.metadata("inference_allowed_mirroring_axes") else {
         return Ok(Vec::new());
     };
@@ -82,7 +100,7 @@ fn mirrored_axes(checkpoint: &Checkpoint) -> Result<Vec<usize>> {
     }
 }
 
-fn checkpoints(folder: &Path, folds: &[String]) -> Result<Vec<PathBuf>> {
+pub(super) fn checkpoints(folder: &Path, folds: &[String]) -> Result<Vec<PathBuf>> {
     let of = |fold: &str| {
         let files = CHECKPOINTS.map(|file| folder.join(format!("fold_{fold}")).join(file));
         files.into_iter().find(|path| path.is_file())

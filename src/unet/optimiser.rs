@@ -1,7 +1,7 @@
 //! Stochastic gradient descent as nnU-Net uses it: gradients clipped to a common length, weight decay on every parameter, Nesterov momentum (PyTorch's `SGD`).
 
-const MOMENTUM: f32 = 0.99;
-const WEIGHT_DECAY: f32 = 3e-5;
+pub(super) const MOMENTUM: f32 = 0.99;
+pub(super) const WEIGHT_DECAY: f32 = 3e-5;
 /// Longest gradient.
 const CLIP: f64 = 12.0;
 

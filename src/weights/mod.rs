@@ -12,8 +12,10 @@ mod inventory;
 mod manifest;
 mod mapped;
 mod nearest;
+pub mod pickle;
 mod strict;
 mod torch;
+mod torch_writer;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Format};
@@ -23,6 +25,7 @@ pub use formula::{formula_checkpoint, formula_tensor, read_tensor_list};
 pub use inventory::{Inventory, TensorEntry, inventory};
 pub use manifest::{Manifest, ManifestEntry, Verdict, Verification, demo_network, verify};
 pub use strict::StrictLoader;
+pub use torch_writer::write_torch;
 pub use writer::write_safetensors;
 
 /// The names nearest to `wanted` among `candidates`, best first, at most three; empty when nothing is close. For messages about dotted

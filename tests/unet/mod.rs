@@ -1,6 +1,7 @@
 //! The U-Net and what surrounds it.
 
 mod commands;
+mod exchange;
 mod loss;
 mod network;
 mod plan;

@@ -90,7 +90,7 @@ fn a_case_is_segmented_as_by_nnu_net() {
 }
 
 /// A model of formula weights in `folder`, with these folds.
-fn make_model(folder: &Path, folds: &[(&str, u64)]) {
+pub fn make_model(folder: &Path, folds: &[(&str, u64)]) {
     let dataset =
         json!({"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1}, "numTraining": 2, "file_ending": ".nii.gz"});
     let architecture = json!({

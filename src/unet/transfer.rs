@@ -1,0 +1,86 @@
+//! Model folders from one form into the other: nnU-Net's checkpoints (`.pth`) and this program's (`.safetensors`). Weights, plans and what prediction needs are carried over;
+//! momentum and the log of training are not, so that training starts anew from the weights.
+
+use super::dataset::Dataset;
+use super::exchange::{Fold, Trained, write_model, write_shared};
+use super::model::{checkpoints, load_values, mirrored_axes};
+use super::names::parameters;
+use super::plan::Plans;
+use super::trainer::history::History;
+use crate::bad_input;
+use crate::weights::{Checkpoint, write_safetensors};
+use anyhow::Result;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What the written checkpoints are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `checkpoint_final.pth`, which nnU-Net loads.
+    NnUnet,
+    /// `checkpoint_final.safetensors`.
+    Safetensors,
+}
+
+/// Writes the folds of these names, or all, of the model in `folder` to `out`, and returns the checkpoints' paths. Every tensor is checked against the plans first.
+///
+/// # Errors
+/// As for opening a model; the same folder twice; a folder that cannot be written or holds another model's plans.
+pub fn transfer(folder: &Path, folds: &[String], out: &Path, form: Form) -> Result<Vec<PathBuf>> {
+    if matches!((folder.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b) {
+        bad_input!("{}: would be written into itself; choose another --out", out.display());
+    }
+    let (plans, dataset) = (Plans::read(&folder.join("plans.json"))?, Dataset::open(folder)?);
+    let channels = plans.configuration.normalisation.len();
+    let parameters = parameters(&plans.configuration.architecture, channels, dataset.classes());
+    let mut written = Vec::new();
+    for path in checkpoints(folder, folds)? {
+        let fold = fold_of(&path)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        let (values, mirrored) = (load_values(&checkpoint, &parameters)?, mirrored_axes(&checkpoint)?);
+        let trained = Trained {
+            parameters: &parameters,
+            values: &values,
+            optimiser: None,
+            history: &History::default(),
+            plans: &plans.to_json(),
+            dataset: &dataset.json,
+            fold,
+            mirrored: &mirrored,
+        };
+        written.push(match form {
+            Form::NnUnet => write_model(out, &trained)?,
+            Form::Safetensors => write_own(out, &trained)?,
+        });
+    }
+    Ok(written)
+}
+
+fn write_own(out: &Path, trained: &Trained<'_>) -> Result<PathBuf> {
+    let path = write_shared(out, trained)?.join("checkpoint_final.safetensors");
+    let tensors = trained.parameters.iter().zip(trained.values);
+    let tensors: Vec<_> = tensors
+        .map(|(parameter, values)| (parameter.name.clone(), parameter.shape.clone(), values.clone()))
+        .collect();
+    let mirrored = ("inference_allowed_mirroring_axes".to_owned(), json!(trained.mirrored).to_string());
+    write_safetensors(&path, &tensors, &BTreeMap::from([mirrored]))?;
+    Ok(path)
+}
+
+/// The fold of `.../fold_X/checkpoint_final.pth`.
+fn fold_of(path: &Path) -> Result<Fold> {
+    let folder = path.parent().unwrap_or(path);
+    let name = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.strip_prefix("fold_"));
+    match (name, name.and_then(|name| name.parse().ok())) {
+        (Some("all"), _) => Ok(Fold::All),
+        (_, Some(number)) => Ok(Fold::Number(number)),
+        _ => bad_input!(
+            "{}: folds are called fold_0, fold_1, ... or fold_all; rename the folder",
+            folder.display()
+        ),
+    }
+}
