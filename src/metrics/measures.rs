@@ -5,7 +5,7 @@
 //! | rules | surface | HD | HD95 | others |
 //! | --- | --- | --- | --- | --- |
 //! | MedPy | outermost voxels (6 neighbours) | largest | 95th percentile of both ways' distances together, interpolated | ASSD: mean of both ways' distances together |
-//! | MONAI | outermost voxels | largest | the larger of each way's 95th percentile, interpolated | |
+//! | MONAI | outermost voxels | largest | the larger of each way's 95th percentile, interpolated | NSD: share of both ways' distances |
 //! | surface-distance | surfels of marching cubes, weighed by area | largest | the larger of each way's distance at 95 % of the area | NSD at a tolerance |
 //! | SimpleITK | all voxels of the mask | largest | | |
 //!
@@ -51,8 +51,8 @@ pub enum Measure {
     Hd95(Rules),
     /// Average symmetric surface distance by MedPy's rules, mm.
     Assd,
-    /// Normalised surface distance by surface-distance's rules, at a tolerance in mm.
-    Nsd(f64),
+    /// Normalised surface distance at a tolerance in mm. MedPy and SimpleITK have none: NaN.
+    Nsd(Rules, f64),
 }
 
 impl Measure {
@@ -68,16 +68,15 @@ impl Measure {
             Self::Hd(_) => "hd_mm".into(),
             Self::Hd95(_) => "hd95_mm".into(),
             Self::Assd => "assd_mm".into(),
-            Self::Nsd(tolerance) => format!("nsd_{tolerance}mm"),
+            Self::Nsd(_, tolerance) => format!("nsd_{tolerance}mm"),
         }
     }
 
     /// Whose rules it follows, where programs differ.
     pub fn rules(self) -> Option<&'static str> {
         match self {
-            Self::Hd(rules) | Self::Hd95(rules) => Some(rules.name()),
+            Self::Hd(rules) | Self::Hd95(rules) | Self::Nsd(rules, _) => Some(rules.name()),
             Self::Assd => Some(Rules::MedPy.name()),
-            Self::Nsd(_) => Some(Rules::SurfaceDistance.name()),
             _ => None,
         }
     }
@@ -137,14 +136,14 @@ impl Preset {
             Measure::VolumeErrorPercent,
         ];
         let distances = |rules| vec![Measure::Hd(rules), Measure::Hd95(rules)];
-        let nsd: Vec<Measure> = tolerances_mm.iter().map(|&tolerance| Measure::Nsd(tolerance)).collect();
+        let nsd = |rules| tolerances_mm.iter().map(|&mm| Measure::Nsd(rules, mm)).collect::<Vec<Measure>>();
         let more = match self {
             Self::NnUnet => return overlap,
             Self::Care => return [vec![Measure::Dice], distances(Rules::MedPy)].concat(),
-            Self::Full => [distances(Rules::MedPy), vec![Measure::Assd], nsd].concat(),
+            Self::Full => [distances(Rules::MedPy), vec![Measure::Assd], nsd(Rules::SurfaceDistance)].concat(),
             Self::MedPy => [distances(Rules::MedPy), vec![Measure::Assd]].concat(),
-            Self::SurfaceDistance => [distances(Rules::SurfaceDistance), nsd].concat(),
-            Self::Monai => distances(Rules::Monai),
+            Self::SurfaceDistance => [distances(Rules::SurfaceDistance), nsd(Rules::SurfaceDistance)].concat(),
+            Self::Monai => [distances(Rules::Monai), nsd(Rules::Monai)].concat(),
             Self::SimpleItk => vec![Measure::Hd(Rules::SimpleItk)],
         };
         [overlap, volumes.to_vec(), more].concat()
@@ -195,7 +194,11 @@ pub fn of_class(measures: &[Measure], maps: Maps<'_>, overlaps: &Overlaps, class
                 let pooled = voxels().concat();
                 pooled.iter().sum::<f64>() / pooled.len() as f64
             }
-            Measure::Nsd(tolerance) => share_within(surfels(), tolerance),
+            Measure::Nsd(Rules::SurfaceDistance, mm) => share_within(surfels(), mm),
+            Measure::Nsd(Rules::Monai, mm) => {
+                let counted = voxels().each_ref().map(|way| way.iter().map(|&distance| (distance, 1.0)).collect());
+                share_within(&counted, mm)
+            }
             _ => f64::NAN,
         }
     };

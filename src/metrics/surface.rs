@@ -115,7 +115,7 @@ pub fn weighed_percentile(ascending: &[(f64, f64)], percent: f64) -> f64 {
     reached.or(ascending.last()).map_or(f64::NAN, |(distance, _)| *distance)
 }
 
-/// The share of both surfaces' area that lies within `tolerance_mm` of the other: the normalised surface distance (NSD, surface Dice).
+/// The share of both surfaces' area (or voxels, each of weight 1) that lies within `tolerance_mm` of the other: the normalised surface distance (NSD, surface Dice).
 pub fn share_within(surfels: &BothWays<(f64, f64)>, tolerance_mm: f64) -> f64 {
     let area = |wanted: &dyn Fn(f64) -> bool| {
         let all = surfels.iter().map(|side| {

@@ -175,7 +175,7 @@ fn a_class_that_is_missing_has_the_documented_values() {
         Measure::Hd(Rules::SurfaceDistance),
         Measure::Hd95(Rules::Monai),
         Measure::Assd,
-        Measure::Nsd(3.0),
+        Measure::Nsd(Rules::SurfaceDistance, 3.0),
     ];
     let inf = f64::INFINITY;
     let text = |class| format!("{:?}", of_class(&measures, maps, &overlaps, class));
