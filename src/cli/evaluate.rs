@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[command(
     after_long_help = "Example:\n  hpc-seg evaluate --predictions out --references Dataset001/labelsTs --preset care --json scores.json\n\n\
 Presets: full (Dice, IoU, volumes, HD, HD95 and ASSD by MedPy's rules, NSD by surface-distance's), nnunet (Dice, IoU), care (Dice, largest HD, HD95), \
-medpy, surface-distance, monai, simpleitk (each program's own HD and HD95). All distances are in mm and know the spacing.\n\n\
+medpy, surface-distance, monai, simpleitk (each program's own HD, HD95 and NSD as far as it has them). All distances are in mm and know the spacing.\n\n\
 A class that neither map holds has no value. A class that one map holds alone has Dice, IoU and NSD 0; its distances are infinite, left out \
 of means and counted as missed. A case that cannot be compared fails by itself (exit code 3)."
 )]
@@ -70,7 +70,7 @@ pub enum PresetArg {
     Medpy,
     /// surface-distance's HD, HD95, NSD
     SurfaceDistance,
-    /// MONAI's HD, HD95
+    /// MONAI's HD, HD95, NSD of voxels
     Monai,
     /// SimpleITK's HD
     Simpleitk,

@@ -72,6 +72,8 @@ fn cases_that_cannot_be_compared_fail_by_themselves_and_say_why() {
     assert_eq!(all["failed"].as_array().unwrap().len(), 5);
     let dice = |group: &str| &all["groups"][group]["1"]["dice"];
     assert_eq!(dice("A")["mean"], (6.0 / 7.0 + 1.0) / 2.0);
+    let half_apart = (1.0 - 6.0 / 7.0) / 2.0;
+    assert!((dice("A")["std"].as_f64().unwrap() - half_apart).abs() < 1e-12);
     assert_eq!(dice("B")["mean"], 0.0);
     assert_eq!(dice("all")["cases"], 4);
     // A_1 misses 1 of 4 voxels; the nearest of its own is 1 mm away. B_1 is 3 voxels of 2 mm off. B_2 found nothing.

@@ -19,7 +19,7 @@ impl Evaluation {
         let group = width(&|i| rows[i].group.chars().count(), 5);
         let measure = width(&|i| rows[i].measure.len(), 7);
         let mut text = format!(
-            "{:group$}  class  {:measure$}  cases  missed       mean     median  95 % interval of the mean\n",
+            "{:group$}  class  {:measure$}  cases  missed       mean        std     median  95 % interval of the mean\n",
             "group", "measure"
         );
         for row in &rows {
@@ -30,13 +30,14 @@ impl Evaluation {
             // Writing into a String cannot fail.
             let _ = writeln!(
                 text,
-                "{:group$}  {:5}  {:measure$}  {:5}  {:6}  {:>9}  {:>9}  {interval}",
+                "{:group$}  {:5}  {:measure$}  {:5}  {:6}  {:>9}  {:>9}  {:>9}  {interval}",
                 row.group,
                 row.class,
                 row.measure,
                 mean.cases,
                 mean.missed,
                 number(mean.mean),
+                number(mean.std),
                 number(mean.median)
             );
         }
@@ -75,8 +76,7 @@ impl Evaluation {
         let mut groups = BTreeMap::<String, BTreeMap<u16, Map<String, Value>>>::new();
         for row in self.rows() {
             let mean = row.mean;
-            let value =
-                json!({"cases": mean.cases, "missed": mean.missed, "mean": mean.mean, "median": mean.median, "interval_95": mean.interval});
+            let value = json!({"cases": mean.cases, "missed": mean.missed, "mean": mean.mean, "std": mean.std, "median": mean.median, "interval_95": mean.interval});
             groups
                 .entry(row.group)
                 .or_default()

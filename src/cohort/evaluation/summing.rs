@@ -27,6 +27,8 @@ pub struct Mean {
     pub missed: usize,
     /// The mean; NaN of no case.
     pub mean: f64,
+    /// Standard deviation over the cases (of the population); NaN of no case.
+    pub std: f64,
     /// The median; NaN of no case.
     pub median: f64,
     /// 95 % bootstrap interval of the mean, from two cases on.
@@ -71,10 +73,13 @@ fn mean(values: &[f64], seed: u64, key: &[&str]) -> Mean {
     let finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     let mut ascending = finite.clone();
     ascending.sort_unstable_by(f64::total_cmp);
+    let mean = finite.iter().sum::<f64>() / finite.len() as f64;
+    let variance = finite.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / finite.len() as f64;
     Mean {
         cases: finite.len(),
         missed: values.iter().filter(|value| value.is_infinite()).count(),
-        mean: finite.iter().sum::<f64>() / finite.len() as f64,
+        mean,
+        std: variance.sqrt(),
         median: percentile(&ascending, 50.0),
         interval: interval_of_mean(&finite, seed, key),
     }
