@@ -4,7 +4,7 @@ pub mod unet;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use unet::{PlanArgs, PredictArgs, PreprocessArgs};
+use unet::{EvaluateArgs, PlanArgs, PredictArgs, PreprocessArgs};
 
 /// Exit codes and the note on use, shown at the end of the program's own long help.
 const AFTER_HELP: &str = "Exit codes: 0 done; 1 failed; 2 bad usage or input; 3 done, but some cases failed (OUT/failed.csv); \
@@ -36,6 +36,8 @@ pub enum Command {
     Preprocess(PreprocessArgs),
     /// Segment volumes with a trained nnU-Net model
     Predict(PredictArgs),
+    /// Compare segmentations with references: overlap, volume, distances, with confidence intervals
+    Evaluate(EvaluateArgs),
     /// Make a cohort of abdominal MR phantoms with known labels
     Phantom(PhantomArgs),
     /// Inspect, convert or verify network weights

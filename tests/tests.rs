@@ -7,6 +7,7 @@ mod cli;
 mod cohort;
 mod cuda;
 mod e2e;
+mod metrics;
 mod ops;
 mod sam2;
 mod structure;

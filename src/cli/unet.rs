@@ -99,3 +99,46 @@ pub struct PredictArgs {
     #[arg(long, help_heading = "Machine")]
     pub json: bool,
 }
+
+/// Arguments of `evaluate`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  hpc-seg evaluate --predictions segmentations --references labelsTs --preset medpy --summary summary.json\n\n\
+Volumes of equal names are compared, class by class. Tools disagree on distances; a preset follows one of them: nnunet (Dice, IoU), care (Dice, largest Hausdorff distance), \
+medpy (HD, HD95 of both directions pooled, ASSD), monai (HD, larger HD95 of the directions, NSD of border voxels), simpleitk (HD between masks). Distances are in mm."
+)]
+pub struct EvaluateArgs {
+    /// Folder of the segmentations
+    #[arg(long, value_name = "DIR")]
+    pub predictions: PathBuf,
+    /// Folder of the references
+    #[arg(long, value_name = "DIR")]
+    pub references: PathBuf,
+    /// Whose metrics: nnunet, care, medpy, monai or simpleitk
+    #[arg(long, value_name = "NAME", default_value = "medpy")]
+    pub preset: String,
+    /// Tolerance of NSD in mm
+    #[arg(long, value_name = "MM", default_value_t = 2.0)]
+    pub tolerance: f64,
+    /// Label of the references whose voxels do not count (default: none)
+    #[arg(long, value_name = "LABEL")]
+    pub ignore_label: Option<u16>,
+    /// Table of lines CASE,GROUP: means are given for each group too (default: one group)
+    #[arg(long, value_name = "FILE", conflicts_with = "group_regex")]
+    pub groups: Option<PathBuf>,
+    /// Take the group from the case's name: the first capture of this expression (default: one group)
+    #[arg(long, value_name = "RE")]
+    pub group_regex: Option<String>,
+    /// Write everything to this file as JSON (default: off)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a line per case and class to this file (default: off)
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write nnU-Net's summary.json to this file (default: off)
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+    /// Threads to work with (default: all this process may use)
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}

@@ -8,6 +8,7 @@ pub mod case_record;
 pub mod demo;
 pub mod discover;
 pub mod estimate;
+pub mod evaluation;
 pub mod failed;
 pub mod groups;
 pub mod hashes;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 mod bench;
 mod demo;
+mod evaluate;
 mod info;
 mod phantom;
 mod plan;
@@ -30,6 +31,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Plan(args) => plan::run(args),
         Command::Preprocess(args) => preprocess::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Weights(command) => weights::run(command),
         Command::Bench(args) => bench::run(args),
