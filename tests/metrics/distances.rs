@@ -60,7 +60,7 @@ fn a_border_voxel_has_a_neighbour_outside() {
             .all(|(is, at)| *is != inner(&at))
     );
     let mut mask = [true; 60];
-    mask[(1 * 4 + 1) * 5 + 2] = false;
+    mask[(4 + 1) * 5 + 2] = false; // (1, 1, 2)
     let got = border(&mask, shape);
     let at = |z: usize, y: usize, x: usize| got[(z * 4 + y) * 5 + x];
     assert!(at(1, 2, 2) && at(1, 1, 1) && !at(1, 1, 2) && !at(1, 2, 1));
