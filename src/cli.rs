@@ -2,6 +2,7 @@
 
 pub mod evaluate;
 pub mod model;
+pub mod train;
 pub mod unet;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -36,6 +37,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Crop, normalise and resample a data set as its plan says
     Preprocess(PreprocessArgs),
+    /// Train a 3-D U-Net as nnU-Net does, in folds
+    Train(Box<train::TrainArgs>),
     /// Segment volumes with a trained nnU-Net model
     Predict(PredictArgs),
     /// Make a cohort of abdominal MR phantoms with known labels

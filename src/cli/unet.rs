@@ -52,6 +52,9 @@ pub struct PreprocessArgs {
     /// Folder for the preprocessed cases
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Folder of pseudo-labels' uncertainty, CASE.nii.gz of hpc-seg pseudo-label (default: none)
+    #[arg(long, value_name = "DIR")]
+    pub uncertainty: Option<PathBuf>,
     /// Threads to work with (default: all this process may use)
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,

@@ -18,6 +18,7 @@ mod plan;
 mod predict;
 mod preprocess;
 mod pseudo_label;
+mod train;
 mod weights;
 
 /// Runs the command that was asked for.
@@ -31,6 +32,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Demo(args) => demo::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Preprocess(args) => preprocess::run(args),
+        Command::Train(args) => train::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Evaluate(args) => evaluate::run(args),

@@ -26,7 +26,10 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
     signals::install(&stop)?;
     let plans = Plans::read(&args.plans)?;
     let dataset = Dataset::open(&args.dataset)?;
-    let cases = dataset.cases()?;
+    let mut cases = dataset.cases()?;
+    if let Some(maps) = &args.uncertainty {
+        dataset.find_uncertainty(&mut cases, maps)?;
+    }
     let folder = args.out.join(&plans.configuration.data_identifier);
     let tasks: Vec<Task<CaseFiles>> = cases.into_iter().map(task).collect();
     let inputs = [args.dataset.join("imagesTr"), args.dataset.join("labelsTr")];
@@ -74,6 +77,7 @@ fn task(case: CaseFiles) -> Task<CaseFiles> {
         .map(|(channel, path)| (format!("channel {channel}"), path.clone()))
         .collect();
     inputs.extend(case.label.iter().map(|path| ("label".to_owned(), path.clone())));
+    inputs.extend(case.uncertainty.iter().map(|path| ("uncertainty".to_owned(), path.clone())));
     Task {
         name: case.name.clone(),
         inputs,

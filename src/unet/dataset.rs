@@ -5,6 +5,7 @@ use crate::volume::{AxisMap, Header, Volume};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::f32::consts::LN_2;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,8 @@ pub struct CaseFiles {
     pub images: Vec<PathBuf>,
     /// None for a case that is to be predicted.
     pub label: Option<PathBuf>,
+    /// How uncertain a pseudo-label is: a map as `hpc-seg pseudo-label` writes it.
+    pub uncertainty: Option<PathBuf>,
 }
 
 /// A case's voxels in the files' order: [z, y, x].
@@ -52,6 +55,8 @@ pub struct RawCase {
     pub image: Vec<Vec<f32>>,
     /// Labels, if there are any.
     pub label: Option<Vec<i16>>,
+    /// From 0 to 1, if the case has such a map.
+    pub uncertainty: Option<Vec<f32>>,
     /// Of the first channel, for whoever writes a result.
     pub header: Header,
 }
@@ -162,6 +167,7 @@ impl Dataset {
         let files = |name: String| CaseFiles {
             images: (0..self.channels.len()).map(|channel| file(&name, channel)).collect(),
             label: labels.map(|labels| labels.join(format!("{name}{}", self.ending))),
+            uncertainty: None,
             name,
         };
         Ok(cases.into_iter().map(files).collect())
@@ -179,6 +185,7 @@ impl Dataset {
                     name: name.clone(),
                     images: images?,
                     label: Some(label),
+                    uncertainty: None,
                 },
             ))
         };
@@ -192,6 +199,26 @@ impl Dataset {
                 self.folder.join("dataset.json").display()
             ),
         }
+    }
+
+    /// Gives the cases their maps of uncertainty, FOLDER/CASE.nii.gz, where there is one.
+    ///
+    /// # Errors
+    /// A folder without any.
+    pub fn find_uncertainty(&self, cases: &mut [CaseFiles], folder: &Path) -> Result<()> {
+        for case in cases.iter_mut() {
+            let path = folder.join(format!("{}{}", case.name, self.ending));
+            case.uncertainty = path.is_file().then_some(path);
+        }
+        if cases.iter().all(|case| case.uncertainty.is_none()) {
+            bad_input!(
+                "{}: holds no CASE{} of any of the {} cases; give the folder OUT/uncertainty of hpc-seg pseudo-label",
+                folder.display(),
+                self.ending,
+                cases.len()
+            );
+        }
+        Ok(())
     }
 
     /// Reads a case and checks that its files fit each other and the labels `dataset.json`.
@@ -229,7 +256,12 @@ impl Dataset {
                 Some(labels.into_iter().map(|label| label as i16).collect())
             }
         };
+        let uncertainty = match &case.uncertainty {
+            None => None,
+            Some(path) => Some(read_uncertainty(first, path, &axes)?),
+        };
         Ok(RawCase {
+            uncertainty,
             shape: axes.permute(first.dims()),
             spacing: axes.permute(first.geometry().spacing),
             image: volumes.iter().map(|volume| volume.voxels_f32(&axes)).collect::<Result<_>>()?,
@@ -237,6 +269,21 @@ impl Dataset {
             header: first.header().clone(),
         })
     }
+}
+
+/// A map as `hpc-seg pseudo-label` writes it: binary entropy in nats, of which ln 2 is the most.
+fn read_uncertainty(first: &Volume, path: &Path, axes: &AxisMap) -> Result<Vec<f32>> {
+    let volume = Volume::open(path)?;
+    same_grid(first, &volume)?;
+    let mut map = volume.voxels_f32(axes)?;
+    if let Some(value) = map.iter().find(|value| !(**value >= 0.0 && **value < 1.0)) {
+        bad_input!(
+            "{}: holds {value}; a map of uncertainty is binary entropy in nats, from 0 to 0.693",
+            path.display()
+        );
+    }
+    map.iter_mut().for_each(|value| *value = (*value / LN_2).min(1.0));
+    Ok(map)
 }
 
 fn same_grid(first: &Volume, other: &Volume) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Axes are nnU-Net's: arrays are `[D, H, W]` = (a0, a1, a2), that is the file's (z, y, x) after the plan's `transpose_forward`; channels come last.
 
 pub mod architecture;
+pub mod augment;
 pub mod case;
 pub mod crop;
 pub mod dataset;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod normalise;
 pub mod numpy_random;
 pub mod optimiser;
+pub mod patches;
 pub mod plan;
 pub mod predict;
 pub mod preprocess;

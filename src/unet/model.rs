@@ -17,6 +17,9 @@ const CHECKPOINTS: [&str; 2] = ["checkpoint_final.pth", "checkpoint_final.safete
 /// What the weights of a fold are called twice by: nnU-Net registers the same tensors under these names too.
 const ALIASES: [&str; 2] = ["decoder.encoder.", ".all_modules."];
 
+/// Part of the heads' names.
+const HEADS: &str = ".seg_layers.";
+
 /// A model, ready to predict.
 pub struct Model {
     /// Labels and channels.
@@ -76,6 +79,24 @@ pub(super) fn load_values(checkpoint: &Checkpoint, parameters: &[Parameter]) -> 
         .collect();
     loader.finish()?;
     Ok(values)
+}
+
+/// Gives a network the weights of a checkpoint, but for the heads, which may be for other classes: all others must be there with the same shapes.
+///
+/// # Errors
+/// A file that is no checkpoint, or of another architecture.
+pub fn load_pretrained(path: &Path, network: &mut Network) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let loader = loader(&checkpoint);
+    for name in checkpoint.names().filter(|name| name.contains(HEADS)) {
+        loader.ignore(name);
+    }
+    for (parameter, values) in network.parameters.iter().zip(&mut network.values) {
+        if !parameter.name.contains(HEADS) {
+            *values = loader.tensor(&parameter.name, &parameter.shape);
+        }
+    }
+    loader.finish()
 }
 
 fn load(checkpoint: &Checkpoint, plans: &Plans, dataset: &Dataset) -> Result<Network> {

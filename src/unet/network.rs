@@ -131,6 +131,11 @@ impl Network {
         })
     }
 
+    /// Channels of an image.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// Classes told apart.
     pub fn classes(&self) -> usize {
         self.classes

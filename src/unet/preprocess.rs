@@ -61,12 +61,17 @@ fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
             resample(&channel, cropped, new, separate, Order::Cubic).into_owned()
         })
         .collect();
+    let uncertainty = raw.uncertainty.map(|map| {
+        let map = crop::cut(&transpose(map, raw.shape, forward), shape, &bounds);
+        resample(&map, cropped, new, separate, Order::Linear).into_owned()
+    });
     let label = resample_labels(&label, cropped, new, separate).into_owned();
     Preprocessed {
         locations: if has_label { locations(&label, new, dataset) } else { Vec::new() },
         shape: new,
         image: interleave(channels),
         label,
+        uncertainty,
         properties: Properties {
             spacing: raw.spacing,
             shape_before_cropping: shape,

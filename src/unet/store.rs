@@ -1,7 +1,8 @@
 //! Preprocessed cases on disk: `CASE.json` says what they are, `CASE.data` holds the arrays, little-endian and flat, so that training maps them and reads only what it cuts out.
 //!
 //! `CASE.data` begins with 64 bytes of magic and 64 of the arrays' SHA-256 in hexadecimal, which `CASE.json` repeats: the two belong together or the case is refused. Then follow the
-//! image f32 [D, H, W, C], labels i16 [D, H, W] (padded to 4 bytes), and the foreground locations u32 [n, 3] of one key after the other.
+//! image f32 [D, H, W, C], labels i16 [D, H, W] (padded to 4 bytes), of pseudo-labelled cases how uncertain the labels are, f32 [D, H, W], and the foreground locations u32 [n, 3] of
+//! one key after the other.
 
 use super::case::CaseView;
 use super::crop::Box3;
@@ -28,6 +29,9 @@ pub struct Header {
     pub properties: Properties,
     /// Keys of the foreground locations, and how many there are.
     pub locations: Vec<(Vec<i16>, usize)>,
+    /// Whether there is a map of uncertainty.
+    #[serde(default)]
+    pub has_uncertainty: bool,
     /// SHA-256 of the arrays.
     pub sha256: String,
 }
@@ -54,6 +58,8 @@ pub struct Preprocessed {
     pub image: Vec<f32>,
     /// [D, H, W].
     pub label: Vec<i16>,
+    /// Of pseudo-labelled cases, [D, H, W], from 0 to 1.
+    pub uncertainty: Option<Vec<f32>>,
     /// By key.
     pub locations: Vec<(Vec<i16>, Vec<[u32; 3]>)>,
     /// What happened to it.
@@ -65,6 +71,7 @@ impl Preprocessed {
     fn parts(&self) -> Vec<&[u8]> {
         let padding: &[u8] = &[0; 2][..2 * (self.label.len() % 2)];
         let mut parts = vec![bytemuck::cast_slice(&self.image), bytemuck::cast_slice(&self.label), padding];
+        parts.extend(self.uncertainty.iter().map(|map| bytemuck::cast_slice(map)));
         parts.extend(self.locations.iter().map(|(_, at)| bytemuck::cast_slice(at)));
         parts
     }
@@ -80,6 +87,7 @@ impl Preprocessed {
             channels: self.image.len() / self.label.len().max(1),
             properties: self.properties.clone(),
             locations: self.locations.iter().map(|(key, at)| (key.clone(), at.len())).collect(),
+            has_uncertainty: self.uncertainty.is_some(),
             sha256: sha256::of_bytes(&parts),
         };
         atomic_file::write_with(&folder.join(format!("{name}.data")), |file| {
@@ -138,8 +146,9 @@ impl StoredCase {
     pub fn view(&self) -> CaseView<'_> {
         let voxels: usize = self.header.shape.iter().product();
         let (image, rest) = self.map[PREFIX..].split_at(4 * voxels * self.header.channels);
-        let (label, mut rest) = rest.split_at(2 * voxels);
-        rest = &rest[2 * (voxels % 2)..];
+        let (label, rest) = rest.split_at(2 * voxels);
+        let rest = &rest[2 * (voxels % 2)..];
+        let (uncertainty, mut rest) = rest.split_at(if self.header.has_uncertainty { 4 * voxels } else { 0 });
         let mut locations = Vec::with_capacity(self.header.locations.len());
         for (key, count) in &self.header.locations {
             let (at, left) = rest.split_at(12 * count);
@@ -151,6 +160,7 @@ impl StoredCase {
             channels: self.header.channels,
             image: bytemuck::cast_slice(image),
             label: bytemuck::cast_slice(label),
+            uncertainty: self.header.has_uncertainty.then(|| bytemuck::cast_slice(uncertainty)),
             locations,
         }
     }
@@ -166,6 +176,9 @@ impl Header {
             .locations
             .iter()
             .try_fold(0usize, |sum, (_, count)| sum.checked_add(count.checked_mul(12)?))?;
-        PREFIX.checked_add(image)?.checked_add(label)?.checked_add(locations)
+        let uncertainty = if self.has_uncertainty { voxels.checked_mul(4)? } else { 0 };
+        [image, label, uncertainty, locations]
+            .into_iter()
+            .try_fold(PREFIX, |sum, bytes| sum.checked_add(bytes))
     }
 }

@@ -21,7 +21,11 @@ pub(super) struct Planned {
 ///
 /// # Errors
 /// Values whose number is not the product of the shape, or a place that cannot be written.
-pub fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)], metadata: &BTreeMap<String, String>) -> Result<()> {
+pub fn write_safetensors<V: AsRef<[f32]>>(
+    path: &Path,
+    tensors: &[(String, Vec<usize>, V)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let plan: Vec<Planned> = tensors
         .iter()
         .map(|(name, shape, _)| Planned {
@@ -30,7 +34,9 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]
             shape: shape.clone(),
         })
         .collect();
-    write_stream(path, &plan, metadata, |index| Ok(bytemuck::cast_slice(&tensors[index].2).to_vec()))
+    write_stream(path, &plan, metadata, |index| {
+        Ok(bytemuck::cast_slice(tensors[index].2.as_ref()).to_vec())
+    })
 }
 
 /// Writes planned tensors, whose little-endian bytes `bytes_of` makes one at a time, in the order of the plan.

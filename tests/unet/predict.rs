@@ -54,6 +54,7 @@ fn a_case_is_segmented_as_by_nnu_net() {
         name: "ph_008".into(),
         images: vec![goldens.join("Dataset901_Phantom/imagesTs/ph_008_0000.nii.gz")],
         label: None,
+        uncertainty: None,
     };
     let device = Device::cpu(2).unwrap();
     let (ready, _) = preprocess(&model.dataset, &model.predictor.plans, &case).unwrap();

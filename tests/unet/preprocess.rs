@@ -82,6 +82,7 @@ fn some_case() -> Preprocessed {
         shape: [3, 1, 5],
         image: (0..30).map(|v| v as f32).collect(),
         label: (0..15).map(|v| v % 3 - 1).collect(),
+        uncertainty: Some((0..15).map(|v| v as f32 / 15.0).collect()),
         locations: vec![
             (vec![1], vec![[0, 0, 2], [1, 0, 0]]),
             (vec![2], vec![]),
@@ -106,6 +107,7 @@ fn a_stored_case_is_what_was_stored() {
         (view.shape, view.channels, view.image, view.label),
         (case.shape, 2, &case.image[..], &case.label[..])
     );
+    assert_eq!(view.uncertainty, case.uncertainty.as_deref());
     let locations: Vec<_> = view.locations.iter().map(|(key, at)| (key.clone(), at.to_vec())).collect();
     assert_eq!(locations, case.locations);
     assert_eq!(stored.header().properties, case.properties);

@@ -1,0 +1,182 @@
+//! `hpc-seg train`: folds of a model, from a data set or its preprocessed cases.
+
+use super::{preprocess, thread_count, write_json};
+use crate::cli::train::TrainArgs;
+use crate::cli::unet::PreprocessArgs;
+use crate::cohort::runner::Exit;
+use crate::cohort::signals;
+use crate::device::Device;
+use crate::messages::Progress;
+use crate::stop::Stop;
+use crate::unet::dataset::Dataset;
+use crate::unet::exchange::Fold;
+use crate::unet::fingerprint::fingerprint;
+use crate::unet::plan::{Overrides, plan};
+use crate::unet::trainer::fold::{self, Outcome, Prepared, Request};
+use crate::{bad_input, note};
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Threads of arithmetic that one thread of batches feeds.
+const THREADS_PER_LOADER: usize = 8;
+
+pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
+    let request = request(args)?;
+    let folds = args.fold.iter().map(|fold| fold_of(fold)).collect::<Result<Vec<_>>>()?;
+    let stop = Stop::new();
+    let device = Device::cpu(thread_count(args.threads)?)?;
+    let folder = match args.dataset.join("nnUNetPlans.json").is_file() {
+        true => args.dataset.clone(),
+        false => match prepare(args, &device)? {
+            (folder, Exit::Done) => folder,
+            (_, exit) => return Ok(exit),
+        },
+    };
+    signals::install(&stop)?;
+    let prepared = Prepared::open(&folder)?;
+    for fold in folds {
+        if args.restart {
+            fold::restart(&args.out, fold)?;
+        }
+        let request = Request { fold, ..request.clone() };
+        let place = args.out.join(format!("fold_{fold}"));
+        match fold::train(&prepared, &request, &device, &stop)? {
+            Outcome::Trained => note!("{}: trained", place.display()),
+            Outcome::WasFinished => note!("{}: was finished before", place.display()),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn request(args: &TrainArgs) -> Result<Request> {
+    for (option, number) in [("--epochs", args.epochs), ("--iterations", args.iterations)] {
+        if !(1..=1_000_000).contains(&number) {
+            bad_input!("{option} {number}: 1 to 1000000 are possible");
+        }
+    }
+    if !(args.pseudo_weight >= 0.0 && args.pseudo_weight.is_finite()) {
+        bad_input!(
+            "--pseudo-weight {}: give a number from 0 (they count nothing) upwards",
+            args.pseudo_weight
+        );
+    }
+    if !(args.checkpoint_minutes > 0.0 && args.checkpoint_minutes < 1e6) {
+        bad_input!("--checkpoint-minutes {}: give minutes above 0", args.checkpoint_minutes);
+    }
+    if args.patience == Some(0) {
+        bad_input!("--patience 0: give at least one epoch, or leave it out");
+    }
+    let threads = thread_count(args.threads)?;
+    Ok(Request {
+        fold: Fold::All,
+        out: args.out.clone(),
+        seed: args.seed,
+        epochs: args.epochs,
+        iterations: args.iterations,
+        time_budget: args.time_budget.as_deref().map(seconds).transpose()?,
+        patience: args.patience,
+        checkpoint_seconds: 60.0 * args.checkpoint_minutes,
+        loaders: args.loaders.unwrap_or(threads.div_ceil(THREADS_PER_LOADER)).clamp(1, 64),
+        mirrored: if args.no_mirroring { Vec::new() } else { vec![0, 1, 2] },
+        pseudo: args.pseudo_cases.as_deref().map(names).transpose()?.unwrap_or_default(),
+        pseudo_weight: args.pseudo_weight,
+        pretrained: args.pretrained.clone(),
+        must_resume: args.resume,
+    })
+}
+
+fn fold_of(text: &str) -> Result<Fold> {
+    match (text, text.parse()) {
+        ("all", _) => Ok(Fold::All),
+        (_, Ok(number)) if number < 1000 => Ok(Fold::Number(number)),
+        _ => bad_input!("--fold {text}: give 0, 1, 2, 3, 4, or all"),
+    }
+}
+
+/// A time such as `8h`, `90m` or `45s`, in seconds.
+fn seconds(text: &str) -> Result<f64> {
+    let unit = match text.chars().last() {
+        Some('h') => 3600.0,
+        Some('m') => 60.0,
+        Some('s') => 1.0,
+        _ => bad_input!("--time-budget {text}: give a time with its unit, such as 8h, 90m or 45s"),
+    };
+    match text[..text.len() - 1].parse::<f64>() {
+        Ok(count) if count > 0.0 && count < 1e6 => Ok(count * unit),
+        _ => bad_input!("--time-budget {text}: give a time with its unit, such as 8h, 90m or 45s"),
+    }
+}
+
+fn names(path: &Path) -> Result<BTreeSet<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()),
+        Err(error) => bad_input!(
+            "{}: cannot be read ({error}); give a file with a case's name on each line",
+            path.display()
+        ),
+    }
+}
+
+/// Plans and preprocesses a data set; the folder of the cases.
+fn prepare(args: &TrainArgs, device: &Device) -> Result<(PathBuf, Exit)> {
+    let folder = args.out.join("preprocessed");
+    let plans = match &args.plans {
+        Some(plans) => plans.clone(),
+        None => {
+            let planned = folder.join("nnUNetPlans.json");
+            if !planned.is_file() {
+                plan_to(&args.dataset, &planned, device)?;
+            }
+            planned
+        }
+    };
+    let exit = preprocess::run(&PreprocessArgs {
+        dataset: args.dataset.clone(),
+        plans,
+        out: folder.clone(),
+        uncertainty: None,
+        threads: args.threads,
+        json: false,
+    })?;
+    Ok((folder, exit))
+}
+
+fn plan_to(dataset: &Path, path: &Path, device: &Device) -> Result<()> {
+    let dataset = Dataset::open(dataset)?;
+    let cases = dataset.cases()?;
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
+    let progress = Progress::new("plan");
+    progress.stage("reading", cases.len() as u64);
+    let taken = device.install(|| fingerprint(&dataset, &cases, &Stop::new(), || progress.advance(1)))?;
+    write_json(path, &plan(&dataset, &taken, &Overrides::default())?.to_json())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(seconds("8h").unwrap(), 28_800.0);
+        assert_eq!(seconds("1.5m").unwrap(), 90.0);
+        assert_eq!(seconds("45s").unwrap(), 45.0);
+        for wrong in ["8", "h", "-1h", "0s", "nanh", "", "1d", "8é"] {
+            assert!(seconds(wrong).unwrap_err().to_string().contains("such as 8h"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn folds_are_numbers_or_all() {
+        assert_eq!(fold_of("all").unwrap(), Fold::All);
+        assert_eq!(fold_of("4").unwrap(), Fold::Number(4));
+        assert!(fold_of("-1").is_err() && fold_of("first").is_err());
+    }
+}
