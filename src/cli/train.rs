@@ -46,6 +46,9 @@ pub struct TrainArgs {
     /// End after so many epochs without a better Dice (default: never)
     #[arg(long, value_name = "N", help_heading = "Course")]
     pub patience: Option<usize>,
+    /// Do not segment the held-out cases in the end (default: they go to fold_X/validation)
+    #[arg(long, help_heading = "Course")]
+    pub no_validation: bool,
     /// Seed of weights, patches and augmentation
     #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Course")]
     pub seed: u64,

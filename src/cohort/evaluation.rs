@@ -28,6 +28,8 @@ pub struct Request {
     pub predictions: PathBuf,
     /// Folder of the references, with the same file names.
     pub references: PathBuf,
+    /// Names of the cases to compare; empty: all that either folder has.
+    pub only: Vec<String>,
     /// Which measures.
     pub preset: Preset,
     /// Tolerances of the NSD, mm.
@@ -138,6 +140,8 @@ impl Request {
             volumes(&self.references, "--references")?,
         ];
         let names: BTreeSet<String> = predictions.keys().chain(references.keys()).cloned().collect();
+        let is_wanted = |name: &String| self.only.is_empty() || self.only.contains(name);
+        let names: BTreeSet<String> = names.into_iter().filter(is_wanted).collect();
         if !names
             .iter()
             .any(|name| predictions.contains_key(name) && references.contains_key(name))

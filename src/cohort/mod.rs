@@ -12,6 +12,7 @@ pub mod evaluation;
 pub mod failed;
 pub mod groups;
 pub mod hashes;
+pub mod held_out;
 pub mod journal;
 pub mod labeller;
 pub mod layouts;

@@ -44,6 +44,7 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
     Ok(Request {
         predictions: args.predictions.clone(),
         references: args.references.clone(),
+        only: Vec::new(),
         preset,
         tolerances_mm: args.tolerance.clone(),
         classes: args.classes.clone(),

@@ -2,21 +2,23 @@
 
 use super::{thread_count, write_json};
 use crate::cli::unet::PreprocessArgs;
+use crate::cohort::held_out::REFERENCES;
 use crate::cohort::journal::Journal;
 use crate::cohort::output;
 use crate::cohort::runner::{self, CaseOutcome, Conditions, Exit, Task};
 use crate::cohort::signals;
 use crate::device::Device;
 use crate::messages::{self, Progress};
-use crate::note;
 use crate::stop::Stop;
 use crate::unet::dataset::{CaseFiles, Dataset};
 use crate::unet::plan::Plans;
 use crate::unet::preprocess::preprocess;
 use crate::unet::splits::five_folds;
-use anyhow::Result;
+use crate::{atomic_file, note};
+use anyhow::{Context, Result};
 use serde_json::json;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Threads that one case keeps busy; with more, several cases are in work.
 const THREADS_PER_CASE: usize = 4;
@@ -32,6 +34,7 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
     }
     let folder = args.out.join(&plans.configuration.data_identifier);
     let tasks: Vec<Task<CaseFiles>> = cases.into_iter().map(task).collect();
+    let references = args.out.join(REFERENCES);
     let inputs = [args.dataset.join("imagesTr"), args.dataset.join("labelsTr")];
     output::prepare(&folder, &inputs, tasks.iter().flat_map(|task| &task.outputs))?;
     write_json(&args.out.join("dataset.json"), &dataset.json)?;
@@ -48,11 +51,14 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
     let threads = thread_count(args.threads)?;
     let device = Device::cpu(threads)?;
     let worker = || {
-        let (device, dataset, plans, folder) = (&device, &dataset, &plans, &folder);
+        let (device, dataset, plans, folder, references) = (&device, &dataset, &plans, &folder, &references);
         move |task: &Task<CaseFiles>, _: &Stop, progress: &Progress| {
             progress.stage("preprocessing", 0);
             let (ready, _) = device.install(|| preprocess(dataset, plans, &task.payload))?;
             progress.stage("writing", 0);
+            if let Some(label) = &task.payload.label {
+                keep_reference(label, &references, &format!("{}{}", task.name, dataset.ending))?;
+            }
             ready.write(folder, &task.name)?;
             let [d, h, w] = ready.shape;
             Ok(CaseOutcome {
@@ -69,6 +75,13 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
         messages::data_json(&summary)?;
     }
     Ok(summary.exit())
+}
+
+/// A copy of the label as it is, which predictions of held-out cases are compared with.
+fn keep_reference(label: &Path, folder: &Path, name: &str) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let bytes = fs::read(label).with_context(|| format!("{}: cannot be read", label.display()))?;
+    atomic_file::write_bytes(&folder.join(name), &bytes)
 }
 
 fn task(case: CaseFiles) -> Task<CaseFiles> {

@@ -3,10 +3,11 @@
 use super::{preprocess, thread_count, write_json};
 use crate::cli::train::TrainArgs;
 use crate::cli::unet::PreprocessArgs;
+use crate::cohort::held_out;
 use crate::cohort::runner::Exit;
 use crate::cohort::signals;
 use crate::device::Device;
-use crate::messages::Progress;
+use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::unet::dataset::Dataset;
 use crate::unet::exchange::Fold;
@@ -42,9 +43,14 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
         }
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));
-        match fold::train(&prepared, &request, &device, &stop)? {
+        let outcome = fold::train(&prepared, &request, &device, &stop)?;
+        match outcome {
             Outcome::Trained => note!("{}: trained", place.display()),
             Outcome::WasFinished => note!("{}: was finished before", place.display()),
+        }
+        if !args.no_validation && (outcome == Outcome::Trained || !held_out::is_done(&args.out, fold)) {
+            let evaluation = held_out::compare(&prepared, &args.out, fold, &device, &stop)?;
+            messages::data(&evaluation.table())?;
         }
     }
     Ok(Exit::Done)

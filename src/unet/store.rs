@@ -142,6 +142,19 @@ impl StoredCase {
         &self.header
     }
 
+    /// The case in memory.
+    pub fn to_memory(&self) -> Preprocessed {
+        let view = self.view();
+        Preprocessed {
+            shape: view.shape,
+            image: view.image.to_vec(),
+            label: view.label.to_vec(),
+            uncertainty: view.uncertainty.map(<[f32]>::to_vec),
+            locations: view.locations.iter().map(|(key, at)| (key.clone(), at.to_vec())).collect(),
+            properties: self.header.properties.clone(),
+        }
+    }
+
     /// Its arrays.
     pub fn view(&self) -> CaseView<'_> {
         let voxels: usize = self.header.shape.iter().product();

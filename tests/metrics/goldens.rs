@@ -50,6 +50,7 @@ fn other_programs_values_come_out_by_the_preset_of_their_name() {
         let request = Request {
             predictions: folder.path().join("prediction"),
             references: folder.path().join("reference"),
+            only: Vec::new(),
             preset: *preset,
             tolerances_mm: vec![2.0, 3.0],
             classes: vec![1],

@@ -1,5 +1,6 @@
 //! The U-Net and what surrounds it.
 
+mod augment;
 mod commands;
 mod exchange;
 mod loss;
@@ -8,3 +9,4 @@ mod plan;
 mod predict;
 mod preprocess;
 mod resample;
+mod training;

@@ -79,16 +79,23 @@ impl Prepared {
         }
     }
 
+    /// A case's arrays.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged.
+    pub fn case(&self, name: &str) -> Result<StoredCase> {
+        StoredCase::open(&self.folder.join(&self.plans.configuration.data_identifier), name)
+    }
+
     /// The arrays of these cases; pseudo-labelled ones are those with a map of uncertainty, and those `pseudo` names.
     fn cases(&self, names: &[String], pseudo: &BTreeSet<String>, pseudo_weight: f32) -> Result<Vec<Case>> {
-        let folder = self.folder.join(&self.plans.configuration.data_identifier);
         let case = |name: &String| {
-            let stored = StoredCase::open(&folder, name)?;
+            let stored = self.case(name)?;
             let (channels, planned) = (stored.header().channels, self.plans.configuration.normalisation.len());
             if channels != planned || stored.header().shape.contains(&0) {
                 bad_input!(
-                    "{}: has {channels} channels and {:?} voxels, the plan is for {planned} channels; run hpc-seg preprocess again",
-                    folder.join(name).display(),
+                    "{}: {name} has {channels} channels and {:?} voxels, the plan is for {planned} channels; run hpc-seg preprocess again",
+                    self.folder.display(),
                     stored.header().shape
                 );
             }
@@ -164,12 +171,16 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     }
     let training = prepared.cases(&split.train, &request.pseudo, request.pseudo_weight)?;
     let validation = prepared.cases(&split.val, &BTreeSet::new(), 1.0)?;
-    agree_on_settings(&folder, &settings_of(prepared, request, &training, &validation)?)?;
+    let settings = settings_of(prepared, request, &training, &validation)?;
+    let is_new = agree_on_settings(&folder, &settings)?;
     if folder.join(FINAL).is_file() {
         return Ok(Outcome::WasFinished);
     }
     let seed = keyed_rng(request.seed, &["fold", &request.fold.to_string()]).random::<u64>();
     let mut state = start(prepared, request, &folder, seed)?;
+    if is_new {
+        atomic_file::write_bytes(&folder.join(SETTINGS), (serde_json::to_string_pretty(&settings)? + "\n").as_bytes())?;
+    }
     let configuration = &prepared.plans.configuration;
     let settings = Settings {
         epochs: request.epochs,
@@ -249,11 +260,11 @@ fn settings_of(prepared: &Prepared, request: &Request, training: &[Case], valida
     }))
 }
 
-/// Writes `training.json`, or checks that it says the same.
-fn agree_on_settings(folder: &Path, settings: &Value) -> Result<()> {
+/// Checks that `training.json` says the same; whether there is none yet.
+fn agree_on_settings(folder: &Path, settings: &Value) -> Result<bool> {
     let path = folder.join(SETTINGS);
     if !path.is_file() {
-        return atomic_file::write_bytes(&path, (serde_json::to_string_pretty(settings)? + "\n").as_bytes());
+        return Ok(true);
     }
     let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
     let before: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -269,7 +280,7 @@ fn agree_on_settings(folder: &Path, settings: &Value) -> Result<()> {
             changed.join(", ")
         );
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The state of the last checkpoint, or that of a beginning.

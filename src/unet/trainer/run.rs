@@ -1,7 +1,7 @@
 //! The loop: steps, online validation, checkpoints every few minutes, an early end.
 
 use super::batches::{Batch, Feed, Purpose, ahead};
-use super::checkpoint::{State, can_wait};
+use super::checkpoint::{Course, State, can_wait};
 use super::history::{Epoch, Progress};
 use super::schedule::{epochs_within, learning_rate};
 use crate::clock;
@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Steps after whose speed a time budget becomes a number of epochs; the first is not counted, it fills caches.
-const TIMED_STEPS: usize = 6;
+/// Steps after whose speed a time budget becomes a number of epochs.
+const TIMED_STEPS: usize = 5;
 /// Seconds of a batch of validation, of those of a step.
 const VALIDATION_COST: f64 = 0.35;
 
@@ -125,7 +125,7 @@ impl Run<'_> {
         bar.stage("training", per_epoch as u64);
         bar.advance(state.course.running.batches as u64);
         let (before, begun) = (state.course.running.seconds, Instant::now());
-        let mut timed: Option<(usize, Instant)> = None;
+        let first = state.course.running.batches;
         while state.course.running.batches < per_epoch {
             let batch = next()?;
             if state.course.running.batches < iterations {
@@ -141,7 +141,7 @@ impl Run<'_> {
             state.course.running.batches += 1;
             state.course.running.seconds = before + begun.elapsed().as_secs_f64();
             bar.advance(1);
-            self.decide_epochs(state, &mut timed);
+            self.decide_epochs(&mut state.course, (first, begun));
             self.save_if_due(state, saved)?;
         }
         drop(bar);
@@ -150,18 +150,16 @@ impl Run<'_> {
     }
 
     /// Turns the time budget into a number of epochs, once, from the speed of the first steps; the learning rate of epoch 0 does not depend on it.
-    fn decide_epochs(&self, state: &mut State, timed: &mut Option<(usize, Instant)>) {
-        let Some(budget) = self.settings.time_budget else { return };
-        let done = state.course.running.batches;
-        if state.course.epochs > 0 {
+    fn decide_epochs(&self, course: &mut Course, (first, since): (usize, Instant)) {
+        let Some(budget) = self.settings.time_budget.filter(|_| course.epochs == 0) else {
             return;
-        }
-        let &mut (first, since) = timed.get_or_insert((done, Instant::now()));
-        if done - first + 1 >= TIMED_STEPS.min(self.settings.iterations) {
-            let step = since.elapsed().as_secs_f64() / (done - first).max(1) as f64;
+        };
+        let steps = course.running.batches.min(self.settings.iterations).saturating_sub(first);
+        if steps >= TIMED_STEPS || course.running.batches >= self.settings.iterations {
+            let step = since.elapsed().as_secs_f64() / steps.max(1) as f64;
             let batches = self.settings.iterations as f64 + VALIDATION_COST * self.settings.validation_iterations as f64;
-            state.course.epochs = epochs_within(budget, step * batches, self.settings.epochs);
-            note!("{:.2} s a step: {} epochs in {}", step, state.course.epochs, clock::spoken(budget));
+            course.epochs = epochs_within(budget, step * batches, self.settings.epochs);
+            note!("{step:.2} s a step: {} epochs in {}", course.epochs, clock::spoken(budget));
         }
     }
 
