@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// Phantoms with a `dataset.json`, so that they are a data set of nnU-Net's.
-fn data_set(cases: usize, size: [usize; 3]) -> Phantoms {
+pub fn data_set(cases: usize, size: [usize; 3]) -> Phantoms {
     let phantoms = Phantoms::new(cases, cases, size);
     let json =
         json!({"channel_names": {"0": "MRI"}, "labels": {"background": 0, "liver": 1}, "numTraining": cases, "file_ending": ".nii.gz"});
@@ -20,7 +20,7 @@ fn data_set(cases: usize, size: [usize; 3]) -> Phantoms {
     phantoms
 }
 
-fn plan(phantoms: &Phantoms, out: &str, more: &[&str]) -> Answer {
+pub fn plan(phantoms: &Phantoms, out: &str, more: &[&str]) -> Answer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
     command
         .arg("plan")

@@ -9,4 +9,5 @@ mod plan;
 mod predict;
 mod preprocess;
 mod resample;
+mod train_command;
 mod training;
