@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput};
 use hpc_seg::bench::entries::noise;
 use hpc_seg::device::Device;
 use hpc_seg::ops::conv3d::{Channels, Geometry, conv3d, cost, d_input, d_weight};
-use hpc_seg::ops::instance_norm::{Norm, Source, activate, backward, statistics};
+use hpc_seg::ops::instance_norm::{Norm, SLOPE, Source, activate, backward, statistics};
 use hpc_seg::tensor::Tensor;
 use hpc_seg::unet::architecture::{Architecture, Family};
 use hpc_seg::unet::loss::{Settings, Targets};
@@ -36,7 +36,7 @@ fn architecture() -> Architecture {
 }
 
 fn network(criterion: &mut Criterion, device: &Device) -> Result<()> {
-    let network = Network::new(&architecture(), 1, CLASSES, 1)?;
+    let network = Network::new(&architecture(), 1, CLASSES, 1);
     let [d, h, w] = PATCH;
     let batch = Tensor::from_slice(device, &[BATCH, d, h, w, 1], &noise(BATCH * d * h * w, 1))?;
     let one = Tensor::from_slice(device, &[1, d, h, w, 1], &noise(d * h * w, 1))?;
@@ -110,6 +110,7 @@ fn norms(criterion: &mut Criterion, device: &Device) -> Result<()> {
         statistics: &known,
         gamma: &gamma,
         beta: &beta,
+        slope: SLOPE,
     };
     let sources = [Source { y: &y, norm: Some(norm) }];
     let mut group = criterion.benchmark_group("instance_norm");

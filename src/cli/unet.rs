@@ -15,7 +15,7 @@ pub struct PlanArgs {
     /// Folder for the fingerprint and the plans
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Memory that a training step may take by nnU-Net's measure (default: 8GiB)
+    /// Memory that a training step may take (default: 8GiB by nnU-Net's measure, not enforced)
     #[arg(long, value_name = "SIZE", help_heading = "Instead of the planner")]
     pub memory: Option<String>,
     /// Patch in voxels, slices first, such as 48,192,224 (default: as memory allows)
@@ -91,6 +91,9 @@ pub struct PredictArgs {
     /// Leave out mirrored views: up to eight times faster, a little worse (default: off)
     #[arg(long, help_heading = "Method")]
     pub no_mirroring: bool,
+    /// Keep largest components as MODEL/postprocessing.json says (default: off, as nnU-Net)
+    #[arg(long, help_heading = "Method")]
+    pub postprocess: bool,
     /// Add logits up in half precision, to reproduce nnU-Net's rounding (default: off)
     #[arg(long, help_heading = "Method")]
     pub fp16_accumulate: bool,

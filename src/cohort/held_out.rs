@@ -14,7 +14,7 @@ use crate::volume::{Volume, Voxels, write};
 use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Copies of the references, in the folder of preprocessed cases.
 pub const REFERENCES: &str = "gt_segmentations";
@@ -26,7 +26,8 @@ pub fn is_done(out: &Path, fold: Fold) -> bool {
     folder(out, fold).join(SUMMARY).is_file()
 }
 
-fn folder(out: &Path, fold: Fold) -> std::path::PathBuf {
+/// Where a fold's held-out cases are segmented to.
+pub fn folder(out: &Path, fold: Fold) -> PathBuf {
     out.join(format!("fold_{fold}")).join(FOLDER)
 }
 

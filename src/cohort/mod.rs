@@ -18,6 +18,7 @@ pub mod labeller;
 pub mod layouts;
 pub mod output;
 pub mod phantoms;
+pub mod postprocessing;
 pub mod runner;
 pub mod settings;
 pub mod signals;

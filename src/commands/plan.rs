@@ -10,6 +10,7 @@ use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::unet::dataset::Dataset;
 use crate::unet::fingerprint::fingerprint;
+use crate::unet::memory;
 use crate::unet::plan::{Overrides, Plans, plan};
 use anyhow::Result;
 
@@ -30,9 +31,21 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit> {
     let taken = device.install(|| fingerprint(&dataset, &cases, &stop, || progress.advance(1)))?;
     drop(progress);
     let plans = plan(&dataset, &taken, &overrides)?;
+    let step = memory::of_plan(&plans.configuration, dataset.classes()).total();
+    if let Some(most) = args.memory.as_deref().map(byte_count).transpose()?
+        && step > most
+    {
+        bad_input!(
+            "--memory {:.2} GiB: a training step of this plan takes {:.2} GiB ({:?} voxels, batch {}); give a smaller --patch, --batch or --features",
+            gib(most),
+            gib(step),
+            plans.configuration.patch_size,
+            plans.configuration.batch_size
+        );
+    }
     write_json(&args.out.join("dataset_fingerprint.json"), &taken)?;
     write_json(&args.out.join("nnUNetPlans.json"), &plans.to_json())?;
-    messages::data(&summary(&plans, cases.len()))?;
+    messages::data(&summary(&plans, cases.len(), step))?;
     Ok(Exit::Done)
 }
 
@@ -71,18 +84,23 @@ fn overrides(args: &PlanArgs) -> Result<Overrides> {
     Ok(overrides)
 }
 
-fn summary(plans: &Plans, cases: usize) -> String {
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+fn summary(plans: &Plans, cases: usize, step: usize) -> String {
     let c = &plans.configuration;
     let by = |sizes: &[String]| sizes.join(" x ");
     let (patch, spacing) = (c.patch_size.map(|size| size.to_string()), c.spacing.map(|mm| format!("{mm:.3}")));
     let median = c.median_size.map(|size| size.to_string());
     format!(
-        "{cases} cases, resampled to {} mm: {} voxels in the median\npatch {}, {} of them a step; features {:?}, strides {:?}\n",
+        "{cases} cases, resampled to {} mm: {} voxels in the median\npatch {}, {} of them a step; features {:?}, strides {:?}\na training step takes {:.2} GiB\n",
         by(&spacing),
         by(&median),
         by(&patch),
         c.batch_size,
         c.architecture.features,
-        c.architecture.strides
+        c.architecture.strides,
+        gib(step)
     )
 }

@@ -4,6 +4,7 @@ use super::thread_count;
 use crate::cli::unet::PredictArgs;
 use crate::cohort::journal::Journal;
 use crate::cohort::output;
+use crate::cohort::postprocessing::Postprocessing;
 use crate::cohort::runner::{self, CaseOutcome, Conditions, Exit, Task};
 use crate::cohort::signals;
 use crate::device::Device;
@@ -35,6 +36,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
     if args.no_mirroring {
         model.predictor.mirrored.clear();
     }
+    let postprocessing = args.postprocess.then(|| Postprocessing::read(&args.model)).transpose()?;
     let cases = model.dataset.found(&args.input, None)?;
     let tasks: Vec<Task<Query>> = cases.into_iter().map(|case| task(case, args, &model.dataset.ending)).collect();
     output::prepare(&args.out, slice::from_ref(&args.input), tasks.iter().flat_map(|task| &task.outputs))?;
@@ -44,6 +46,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
             "plans": model.predictor.plans.to_json(),
             "mirrored": model.predictor.mirrored,
             "fp16_accumulate": args.fp16_accumulate,
+            "postprocessing": postprocessing,
         }),
     };
     let device = Device::cpu(thread_count(args.threads)?)?;
@@ -55,7 +58,11 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
             progress.stage("predicting", model.predictor.tiles(ready.shape) as u64);
             let probabilities = query.probability.is_some();
             let predictor = &model.predictor;
-            let done = predictor.segment(&device, &ready, probabilities, stop, &|| progress.advance(1))?;
+            let mut done = predictor.segment(&device, &ready, probabilities, stop, &|| progress.advance(1))?;
+            if let Some(postprocessing) = &postprocessing {
+                let [x, y, z] = header.dims();
+                postprocessing.apply(&mut done.labels, [z, y, x])?;
+            }
             progress.stage("writing", 0);
             save(&args.out, query, &header, &done)?;
             Ok(CaseOutcome {

@@ -3,18 +3,20 @@
 use super::{preprocess, thread_count, write_json};
 use crate::cli::train::TrainArgs;
 use crate::cli::unet::PreprocessArgs;
-use crate::cohort::held_out;
 use crate::cohort::runner::Exit;
 use crate::cohort::signals;
+use crate::cohort::{held_out, postprocessing};
 use crate::device::Device;
+use crate::machine::Machine;
 use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::unet::dataset::Dataset;
 use crate::unet::exchange::Fold;
 use crate::unet::fingerprint::fingerprint;
+use crate::unet::memory;
 use crate::unet::plan::{Overrides, plan};
 use crate::unet::trainer::fold::{self, Outcome, Prepared, Request};
-use crate::{bad_input, note};
+use crate::{bad_input, note, warning};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,6 +39,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     };
     signals::install(&stop)?;
     let prepared = Prepared::open(&folder)?;
+    check_memory(&prepared)?;
     for fold in folds {
         if args.restart {
             fold::restart(&args.out, fold)?;
@@ -53,7 +56,31 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
             messages::data(&evaluation.table())?;
         }
     }
+    if let Some(found) = postprocessing::decide(&prepared, &args.out, &stop)? {
+        let masks: Vec<&[u8]> = found.masks().collect();
+        note!("all folds are trained; of labels {masks:?} only the largest component is to be kept (hpc-seg predict --postprocess)");
+    }
     Ok(Exit::Done)
+}
+
+/// Says what a step takes, and refuses what this machine never had.
+fn check_memory(prepared: &Prepared) -> Result<()> {
+    let step = memory::of_plan(&prepared.plans.configuration, prepared.dataset.classes());
+    let machine = Machine::detect();
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let needed = step.total() as u64;
+    if let Some(all) = machine.memory_bytes.filter(|all| needed > *all) {
+        bad_input!(
+            "a training step takes {:.1} GiB, this machine has {:.1}; plan with a smaller --patch, --batch or --features",
+            gib(needed),
+            gib(all)
+        );
+    }
+    match machine.memory_available_bytes.filter(|available| needed > *available) {
+        Some(available) => warning!("a training step takes {:.1} GiB, {:.1} are free", gib(needed), gib(available)),
+        None => note!("a training step takes {:.2} GiB", gib(needed)),
+    }
+    Ok(())
 }
 
 fn request(args: &TrainArgs) -> Result<Request> {

@@ -122,6 +122,13 @@ impl Device {
         }
     }
 
+    /// Bytes of the buffers that tensors use or that wait for another tensor of their length.
+    pub fn held(&self) -> usize {
+        let free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting: usize = free.iter().map(|(floats, buffers)| 4 * floats * buffers.len()).sum();
+        self.memory().live + waiting
+    }
+
     /// Gives pooled buffers back to the system, after a phase whose sizes will not come again.
     pub fn trim(&self) {
         self.0.free.lock().unwrap_or_else(PoisonError::into_inner).clear();

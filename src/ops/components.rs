@@ -172,33 +172,7 @@ pub struct Components {
 /// # Errors
 /// A map that does not have z x y x x voxels, or one of 2^32 runs or more.
 pub fn largest_component(labels: &mut [u8], dims: [usize; 3], class: u8) -> Result<Components> {
-    let [depth, height, width] = dims;
-    let voxels = depth.checked_mul(height).and_then(|n| n.checked_mul(width));
-    ensure!(
-        voxels == Some(labels.len()),
-        "largest component: {} labels for {depth} x {height} x {width} voxels",
-        labels.len()
-    );
-    let mut runs = Runs::default();
-    runs.clear();
-    for (r, row) in labels.chunks_exact(width.max(1)).enumerate() {
-        runs.push_row(r * width, row, |label| label == class);
-        ensure!(
-            runs.start.len() < u32::MAX as usize,
-            "largest component: class {class} falls into more than 2^32 runs"
-        );
-        let (z, y) = (r / height, r % height);
-        if y > 0 {
-            runs.join_rows(r - 1, r, width);
-        }
-        if z > 0 {
-            let above = r - height;
-            for other in above - usize::from(y > 0)..=above + usize::from(y + 1 < height) {
-                runs.join_rows(other, r, (r - other) * width);
-            }
-        }
-    }
-    runs.settle();
+    let runs = components(labels, dims, |label| label == class)?;
     let mut found = Components {
         sizes: Vec::new(),
         kept: None,
@@ -221,9 +195,71 @@ pub fn largest_component(labels: &mut [u8], dims: [usize; 3], class: u8) -> Resu
     Ok(found)
 }
 
+/// Keeps the largest 26-connected component of the voxels with any of these labels, and all that are as large; the others become 0. nnU-Net's
+/// `remove_all_but_largest_component_from_segmentation`.
+///
+/// # Errors
+/// As [`largest_component`].
+pub fn keep_largest(labels: &mut [u8], dims: [usize; 3], of: &[u8]) -> Result<()> {
+    let runs = components(labels, dims, |label| of.contains(&label))?;
+    let most = runs.size.iter().copied().max().unwrap_or(0);
+    for (run, root) in runs.settled() {
+        if runs.size[root as usize] < most {
+            labels[run].fill(0);
+        }
+    }
+    Ok(())
+}
+
+/// The 26-connected components of the wanted voxels of a label map [z, y, x].
+fn components(labels: &[u8], dims: [usize; 3], is_wanted: impl Fn(u8) -> bool) -> Result<Runs> {
+    let [depth, height, width] = dims;
+    let voxels = depth.checked_mul(height).and_then(|n| n.checked_mul(width));
+    ensure!(
+        voxels == Some(labels.len()),
+        "largest component: {} labels for {depth} x {height} x {width} voxels",
+        labels.len()
+    );
+    let mut runs = Runs::default();
+    runs.clear();
+    for (r, row) in labels.chunks_exact(width.max(1)).enumerate() {
+        runs.push_row(r * width, row, &is_wanted);
+        ensure!(
+            runs.start.len() < u32::MAX as usize,
+            "largest component: the voxels fall into more than 2^32 runs"
+        );
+        let (z, y) = (r / height, r % height);
+        if y > 0 {
+            runs.join_rows(r - 1, r, width);
+        }
+        if z > 0 {
+            let above = r - height;
+            for other in above - usize::from(y > 0)..=above + usize::from(y + 1 < height) {
+                runs.join_rows(other, r, (r - other) * width);
+            }
+        }
+    }
+    runs.settle();
+    Ok(runs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_of_several_labels_stay_with_all_that_are_as_large() {
+        // Labels 1 and 2 touch at a corner; label 3 is no part of the mask and stays.
+        let before = [1, 1, 0, 0, 3, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 2, 1];
+        let mut labels = before;
+        keep_largest(&mut labels, [1, 3, 6], &[1, 2]).unwrap();
+        assert_eq!(labels, before);
+        labels[11] = 0;
+        keep_largest(&mut labels, [1, 3, 6], &[1, 2]).unwrap();
+        assert_eq!(labels, [1, 1, 0, 0, 3, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        keep_largest(&mut labels, [1, 3, 6], &[]).unwrap();
+        assert!(labels.contains(&3) && keep_largest(&mut labels, [1, 3, 5], &[1]).is_err());
+    }
     use crate::keyed_rng::keyed_rng;
     use rand_chacha::rand_core::Rng;
 

@@ -1,6 +1,6 @@
 //! `instance_norm`: instance norm and LeakyReLU of a raw convolution output, whose result is not kept but made again, padded for the next convolution, wherever it is needed.
 //!
-//! Formula: a = lrelu(gamma (y - mean) rstd + beta), mean and biased variance over the voxels of each item and channel, rstd = 1 / sqrt(variance + 1e-5), lrelu(v) = v > 0 ? v : 0.01 v
+//! Formula: a = lrelu(gamma (y - mean) rstd + beta), mean and biased variance over the voxels of each item and channel, rstd = 1 / sqrt(variance + 1e-5), lrelu(v) = v > 0 ? v : slope v, slope 0.01 or 1 (none)
 //! (PyTorch's `InstanceNorm3d` and `LeakyReLU`; nnU-Net). Shapes: y [N, D, H, W, C]; gamma, beta `[C]`. Saved: y, mean and rstd [N, C]. Gradient, with g = d_a lrelu' and
 //! x^ = (y - mean) rstd: d_gamma = sum g x^, d_beta = sum g, d_y = gamma rstd (g - mean(g) - x^ mean(g x^)), sums over voxels (and items).
 
@@ -13,7 +13,8 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 const EPS: f64 = 1e-5;
-const SLOPE: f32 = 0.01;
+/// Of nnU-Net's LeakyReLU.
+pub const SLOPE: f32 = 0.01;
 /// Voxels whose sums are single precision.
 const CHUNK: usize = 512;
 
@@ -32,6 +33,8 @@ pub struct Norm<'a> {
     pub statistics: &'a Statistics,
     pub gamma: &'a [f32],
     pub beta: &'a [f32],
+    /// Of the LeakyReLU that follows, for values below 0: [`SLOPE`], or 1 if none does.
+    pub slope: f32,
 }
 
 /// What goes into a convolution: a raw output with its norm, or values as they are.
@@ -130,7 +133,15 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
     let [d, h, w]: [usize; 3] = std::array::from_fn(|axis| size[axis] + 2 * padding[axis]);
     let mut out = Tensor::empty(sources[0].y.device(), &[n, d, h, w, channels])?;
     // y -> scale y + shift, per item.
-    let folded: Vec<Option<(Vec<f32>, Vec<f32>)>> = sources.iter().map(|source| source.norm.map(|norm| fold(&norm, n))).collect();
+    let folded: Vec<Option<(Vec<f32>, Vec<f32>, f32)>> = sources
+        .iter()
+        .map(|source| {
+            source.norm.map(|norm| {
+                let (scale, shift) = fold(&norm, n);
+                (scale, shift, norm.slope)
+            })
+        })
+        .collect();
     out.values_mut().par_chunks_mut(w * channels).enumerate().for_each(|(row, out)| {
         let (item, z, y) = (row / (d * h), row / h % d, row % h);
         let inside = |at: usize, axis: usize| at.checked_sub(padding[axis]).filter(|at| *at < size[axis]);
@@ -150,7 +161,8 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
             let rows = to.map(|to| &mut to[first..first + c]).zip(from);
             match folded {
                 None => rows.for_each(|(to, from)| to.copy_from_slice(from)),
-                Some((scale, shift)) => {
+                Some((scale, shift, slope)) => {
+                    let slope = *slope;
                     let (scale, shift) = (&scale[item * c..(item + 1) * c], &shift[item * c..(item + 1) * c]);
                     simd::run(Vectorised(
                         #[inline(always)]
@@ -158,7 +170,7 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
                             for (to, from) in rows {
                                 for i in 0..c {
                                     let v = from[i] * scale[i] + shift[i];
-                                    to[i] = if v > 0.0 { v } else { SLOPE * v };
+                                    to[i] = if v > 0.0 { v } else { slope * v };
                                 }
                             }
                         },
@@ -207,6 +219,7 @@ struct Slope<'a> {
     folded: (&'a [f32], &'a [f32]),
     voxels: usize,
     channels: usize,
+    below_zero: f32,
 }
 
 impl Slope<'_> {
@@ -232,7 +245,7 @@ impl Slope<'_> {
         );
         for i in 0..c {
             // A choice of factors, not of whether to multiply: vectors can do that.
-            g[i] *= if v[i] * scale[i] + shift[i] > 0.0 { 1.0 } else { SLOPE };
+            g[i] *= if v[i] * scale[i] + shift[i] > 0.0 { 1.0 } else { self.below_zero };
         }
     }
 
@@ -284,6 +297,7 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
         folded: (&scale, &shift),
         voxels,
         channels: c,
+        below_zero: norm.slope,
     };
     let totals = slope.totals(n, norm.statistics);
     let over_items = |from: usize| -> Vec<f32> {

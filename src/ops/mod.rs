@@ -9,6 +9,7 @@ use crate::tensor::Tensor;
 use anyhow::{Context, Result};
 
 pub mod attention;
+pub mod average_pool;
 pub mod components;
 pub mod conv;
 pub mod conv3d;
@@ -22,6 +23,7 @@ pub mod memory_attention;
 pub mod memory_mask;
 pub mod nearest_add;
 pub mod norm;
+pub mod residual;
 pub mod resize;
 pub mod resize_nearest;
 pub mod resize_u8;

@@ -10,6 +10,7 @@ pub mod dataset;
 pub mod exchange;
 pub mod fingerprint;
 pub mod loss;
+pub mod memory;
 pub mod model;
 pub mod names;
 pub mod network;

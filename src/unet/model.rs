@@ -102,7 +102,7 @@ pub fn load_pretrained(path: &Path, network: &mut Network) -> Result<()> {
 fn load(checkpoint: &Checkpoint, plans: &Plans, dataset: &Dataset) -> Result<Network> {
     let loader = loader(checkpoint);
     let channels = plans.configuration.normalisation.len();
-    let network = Network::load(&plans.configuration.architecture, channels, dataset.classes(), &loader)?;
+    let network = Network::load(&plans.configuration.architecture, channels, dataset.classes(), &loader);
     loader.finish()?;
     Ok(network)
 }

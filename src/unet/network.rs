@@ -1,21 +1,20 @@
-//! nnU-Net's `PlainConvUNet` in three dimensions: forward and backward side by side.
+//! nnU-Net's `PlainConvUNet` and `ResidualEncoderUNet` in three dimensions: forward and backward side by side.
 //!
 //! A block is a convolution, instance norm and LeakyReLU. What is kept for the backward pass is the convolution's raw output and its statistics; the next convolution's padded input
 //! is made again when a gradient needs it, and the concatenation of skip and upsampled maps lives only as such an input. Memory of a training step is therefore 4 bytes for every
-//! output of a convolution, and the largest padded input and gradient on top.
+//! output of a convolution (and of a residual unit), and the largest padded input and gradient on top.
 
-use super::architecture::{Architecture, Family};
+mod encoder;
+mod init;
+mod residual;
+
+use super::architecture::Architecture;
 use super::loss::{self, Settings, Targets};
-use super::names::{Parameter, parameters};
-use crate::bad_input;
-use crate::keyed_rng::keyed_rng;
+use super::names::Parameter;
 use crate::ops::conv3d::{Channels, Geometry, conv3d, d_bias, d_input, d_weight, transposed, transposed_d_input, transposed_d_weight};
-use crate::ops::instance_norm::{Norm, Source, Statistics, activate, backward, statistics};
+use crate::ops::instance_norm::{Norm, SLOPE, Source, Statistics, activate, backward, statistics};
 use crate::tensor::Tensor;
-use crate::weights::StrictLoader;
 use anyhow::Result;
-use rand::RngExt;
-use std::f64::consts::TAU;
 
 /// A network with its parameters.
 #[derive(Clone, Debug)]
@@ -27,11 +26,20 @@ pub struct Network {
     pub parameters: Vec<Parameter>,
     /// Their values.
     pub values: Vec<Vec<f32>>,
-    /// First parameter of each block: encoder stages, then decoder stages.
-    encoder: Vec<Vec<usize>>,
+    encoder: Encoder,
+    /// First parameter of each block of the decoder's stages.
     decoder: Vec<Vec<usize>>,
     ups: usize,
     heads: usize,
+}
+
+/// Where the parameters of an encoder are.
+#[derive(Clone, Debug)]
+enum Encoder {
+    /// First parameter of each block of each stage.
+    Plain(Vec<Vec<usize>>),
+    /// A stem, whose parameters are the first, and the units of each stage.
+    Residual(Vec<Vec<residual::Unit>>),
 }
 
 /// A block's raw output and its statistics.
@@ -43,7 +51,11 @@ struct Block {
 /// What a forward pass leaves for the backward pass.
 pub struct Activations<'a> {
     image: &'a Tensor,
-    encoder: Vec<Vec<Option<Block>>>,
+    /// Of a plain encoder.
+    blocks: Vec<Vec<Option<Block>>>,
+    /// Of a residual encoder.
+    stem: Option<Block>,
+    units: Vec<Vec<Option<residual::Kept>>>,
     decoder: Vec<Vec<Option<Block>>>,
     ups: Vec<Option<Tensor>>,
     /// Logits [N, D, H, W, classes] of the heads, the finest first.
@@ -66,69 +78,8 @@ const ONE: Geometry = Geometry {
 };
 
 impl Network {
-    /// A network whose parameters are drawn as PyTorch's He initialisation for LeakyReLU(0.01) does: weights N(0, 2 / (1.0001 fan)), fan = weight.shape\[1\] times the kernel's voxels; biases 0;
-    /// norms 1 and 0.
-    ///
-    /// # Errors
-    /// A residual network, which is not trained yet.
-    pub fn new(architecture: &Architecture, channels: usize, classes: usize, seed: u64) -> Result<Self> {
-        let mut network = Self::empty(architecture, channels, classes)?;
-        for (parameter, values) in network.parameters.iter().zip(&mut network.values) {
-            if let [_, next, kernel @ ..] = &parameter.shape[..] {
-                let fan = next * kernel.iter().product::<usize>();
-                let deviation = (2.0 / (1.0 + 1e-4) / fan as f64).sqrt();
-                let mut rng = keyed_rng(seed, &["initial weights", &parameter.name]);
-                // Box and Muller.
-                let mut normal = || (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * (TAU * rng.random::<f64>()).cos();
-                values.iter_mut().for_each(|value| *value = (deviation * normal()) as f32);
-            } else if parameter.name.ends_with("norm.weight") {
-                values.fill(1.0);
-            }
-        }
-        Ok(network)
-    }
-
-    /// A network with the parameters of a checkpoint, by their names; [`StrictLoader::finish`] says which are missing or of other shapes.
-    ///
-    /// # Errors
-    /// A residual network.
-    pub fn load(architecture: &Architecture, channels: usize, classes: usize, loader: &StrictLoader<'_>) -> Result<Self> {
-        let mut network = Self::empty(architecture, channels, classes)?;
-        for (parameter, values) in network.parameters.iter().zip(&mut network.values) {
-            *values = loader.tensor(&parameter.name, &parameter.shape);
-        }
-        Ok(network)
-    }
-
-    fn empty(architecture: &Architecture, channels: usize, classes: usize) -> Result<Self> {
-        if architecture.family != Family::PlainConv {
-            bad_input!(
-                "the plan asks for a ResidualEncoderUNet, which is not to be had yet; plan anew with hpc-seg plan for a PlainConvUNet"
-            );
-        }
-        let parameters = parameters(architecture, channels, classes);
-        let mut next = 0;
-        let mut blocks = |counts: &[usize]| -> Vec<Vec<usize>> {
-            let mut stage = |count: usize| {
-                let first = next;
-                next += 4 * count;
-                (0..count).map(|block| first + 4 * block).collect()
-            };
-            counts.iter().map(|&count| stage(count)).collect()
-        };
-        let (encoder, decoder) = (blocks(&architecture.convs_per_stage), blocks(&architecture.convs_per_stage_decoder));
-        let steps = decoder.len();
-        Ok(Self {
-            architecture: architecture.clone(),
-            channels,
-            classes,
-            values: parameters.iter().map(|p| vec![0.0; p.shape.iter().product()]).collect(),
-            parameters,
-            encoder,
-            decoder,
-            ups: next,
-            heads: next + 2 * steps,
-        })
+    fn stages(&self) -> usize {
+        self.architecture.features.len()
     }
 
     /// Channels of an image.
@@ -146,6 +97,7 @@ impl Network {
             statistics,
             gamma: &self.values[block + 2],
             beta: &self.values[block + 3],
+            slope: SLOPE,
         }
     }
 
@@ -198,23 +150,16 @@ impl Network {
 
     fn pass<'a>(&self, image: &'a Tensor, keeps: bool) -> Result<Activations<'a>> {
         assert_eq!(image.width(), self.channels, "network: {image:?} for {} channels", self.channels);
-        let empty = |stages: &[Vec<usize>]| stages.iter().map(|stage| stage.iter().map(|_| None).collect()).collect();
         let mut a = Activations {
             image,
-            encoder: empty(&self.encoder),
-            decoder: empty(&self.decoder),
+            blocks: Vec::new(),
+            stem: None,
+            units: Vec::new(),
+            decoder: self.decoder.iter().map(|blocks| blocks.iter().map(|_| None).collect()).collect(),
             ups: self.decoder.iter().map(|_| None).collect(),
             logits: Vec::new(),
         };
-        for (stage, blocks) in self.encoder.iter().enumerate() {
-            for (at, &parameters) in blocks.iter().enumerate() {
-                let block = self.block(parameters, &[self.encoder_source(&a, stage, at)], self.geometry(stage, at == 0))?;
-                if !keeps && at > 0 {
-                    a.encoder[stage][at - 1] = None;
-                }
-                a.encoder[stage][at] = Some(block);
-            }
-        }
+        self.encode(&mut a, keeps)?;
         for (step, blocks) in self.decoder.iter().enumerate() {
             let skip = self.skip(step);
             let below = activate(&[self.below(&a, step)], [0; 3])?;
@@ -231,7 +176,8 @@ impl Network {
                 a.decoder[step][at] = Some(block);
                 if !keeps {
                     // The skip, what was upsampled, and the block before have served.
-                    (a.ups[step], a.encoder[skip]) = (None, Vec::new());
+                    a.ups[step] = None;
+                    a.forget_stage(skip);
                     if at > 0 {
                         a.decoder[step][at - 1] = None;
                     }
@@ -248,20 +194,7 @@ impl Network {
 
     /// The encoder's stage that a step of the decoder brings back.
     fn skip(&self, step: usize) -> usize {
-        self.encoder.len() - 2 - step
-    }
-
-    fn encoder_source<'a>(&'a self, a: &'a Activations<'_>, stage: usize, at: usize) -> Source<'a> {
-        match (stage, at) {
-            (0, 0) => Source { y: a.image, norm: None },
-            (_, 0) => self.encoder_last(stage - 1, a),
-            _ => self.source(self.encoder[stage][at - 1], a.encoder[stage][at - 1].as_ref()),
-        }
-    }
-
-    fn encoder_last<'a>(&'a self, stage: usize, a: &'a Activations<'_>) -> Source<'a> {
-        let at = self.encoder[stage].len() - 1;
-        self.source(self.encoder[stage][at], a.encoder[stage][at].as_ref())
+        self.stages() - 2 - step
     }
 
     /// The last block of a step of the decoder.
@@ -274,7 +207,7 @@ impl Network {
     fn below<'a>(&'a self, a: &'a Activations<'_>, step: usize) -> Source<'a> {
         match step.checked_sub(1) {
             Some(before) => self.last(before, a),
-            None => self.encoder_last(self.encoder.len() - 1, a),
+            None => self.encoder_last(self.stages() - 1, a),
         }
     }
 
@@ -344,27 +277,12 @@ impl Network {
             a.ups[step] = None;
             concatenated[step] = users.pop();
         }
-        let mut d_next = d_below;
-        for stage in (0..self.encoder.len()).rev() {
+        let mut users: Vec<Tensor> = d_below.into_iter().collect();
+        for stage in (0..self.stages()).rev() {
             let skip = (stage < steps).then(|| concatenated[steps - 1 - stage].take()).flatten();
-            for at in (0..self.encoder[stage].len()).rev() {
-                let mut of: Vec<Channels<'_>> = d_next.iter().map(Channels::all).collect();
-                if let Some(skip) = skip.as_ref().filter(|_| at + 1 == self.encoder[stage].len()) {
-                    let count = self.architecture.features[stage];
-                    of.push(Channels {
-                        tensor: skip,
-                        first: skip.width() - count,
-                        count,
-                    });
-                }
-                let (sources, parameters) = ([self.encoder_source(a, stage, at)], self.encoder[stage][at]);
-                let block = a.encoder[stage][at].as_ref();
-                let d_x = self.block_backward(parameters, block, &sources, &of, self.geometry(stage, at == 0), &mut gradients)?;
-                drop(of);
-                d_next = d_x;
-                a.encoder[stage][at] = None;
-            }
+            users = self.encoder_backward(a, stage, users, skip, &mut gradients)?;
         }
+        self.stem_backward(a, &users, &mut gradients)?;
         Ok(gradients)
     }
 
@@ -381,7 +299,23 @@ impl Network {
         let Some(block) = block else {
             unreachable!("a block is kept until its gradient is taken")
         };
-        let of = backward(&block.y, self.norm(parameters, &block.statistics), users, geometry.padding())?;
+        let norm = self.norm(parameters, &block.statistics);
+        self.gradients_of(parameters, &block.y, norm, sources, users, geometry, gradients)
+    }
+
+    /// The same for any norm of the convolution's raw output y.
+    #[allow(clippy::too_many_arguments)] // the convolution, its two sides, and where gradients go
+    fn gradients_of(
+        &self,
+        parameters: usize,
+        y: &Tensor,
+        norm: Norm<'_>,
+        sources: &[Source<'_>],
+        users: &[Channels<'_>],
+        geometry: Geometry,
+        gradients: &mut [Option<Vec<f32>>],
+    ) -> Result<Option<Tensor>> {
+        let of = backward(y, norm, users, geometry.padding())?;
         let x = activate(sources, geometry.padding())?;
         gradients[parameters] = Some(d_weight(&x, &of.d_y, geometry));
         drop(x);

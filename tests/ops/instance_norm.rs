@@ -13,7 +13,7 @@ fn voxels(c: &Case) -> usize {
 }
 
 /// a [N, voxels, C] of y, gamma and beta.
-fn oracle(y: &[f64], gamma: &[f64], beta: &[f64], n: usize) -> Vec<f64> {
+fn oracle(y: &[f64], gamma: &[f64], beta: &[f64], n: usize, slope: f64) -> Vec<f64> {
     let c = gamma.len();
     let voxels = y.len() / (n * c);
     let mut out = vec![0.0; y.len()];
@@ -24,7 +24,7 @@ fn oracle(y: &[f64], gamma: &[f64], beta: &[f64], n: usize) -> Vec<f64> {
             let variance = (0..voxels).map(|v| (y[at(v)] - mean).powi(2)).sum::<f64>() / voxels as f64;
             for v in 0..voxels {
                 let normed = (y[at(v)] - mean) / (variance + EPS).sqrt() * gamma[channel] + beta[channel];
-                out[at(v)] = if normed > 0.0 { normed } else { 0.01 * normed };
+                out[at(v)] = if normed > 0.0 { normed } else { slope * normed };
             }
         }
     }
@@ -48,11 +48,11 @@ fn outer_voxels(c: &Case) -> usize {
 
 #[test]
 fn a_convolutions_input_is_made_of_normed_and_plain_channels() {
-    for c in cases() {
+    for (c, slope) in cases().into_iter().flat_map(|c| [(c, 0.01), (c, 1.0)]) {
         let [first, second] = c.channels;
         let (a, b) = (noise(c.items * voxels(&c) * first, 1), noise(c.items * voxels(&c) * second, 2));
         let (gamma, beta) = (noise(first, 3), noise(first, 4));
-        let normed = oracle(&wide(&a), &wide(&gamma), &wide(&beta), c.items);
+        let normed = oracle(&wide(&a), &wide(&gamma), &wide(&beta), c.items, f64::from(slope));
         let all = first + second;
         let mut want = vec![0.0; c.items * outer_voxels(&c) * all];
         for item in 0..c.items {
@@ -71,6 +71,7 @@ fn a_convolutions_input_is_made_of_normed_and_plain_channels() {
                 statistics: &statistics,
                 gamma: &gamma,
                 beta: &beta,
+                slope,
             });
             let sources = [Source { y: &b, norm: None }, Source { y: &a, norm }];
             let sources = if second == 0 { &sources[1..] } else { &sources };
@@ -83,7 +84,7 @@ fn a_convolutions_input_is_made_of_normed_and_plain_channels() {
 
 #[test]
 fn gradients_equal_differences() {
-    for c in cases() {
+    for (c, slope) in cases().into_iter().flat_map(|c| [(c, 0.01), (c, 1.0)]) {
         let [width, other] = c.channels;
         let n = c.items;
         let y = noise(n * voxels(&c) * width, 1);
@@ -93,7 +94,7 @@ fn gradients_equal_differences() {
         let behind = noise(n * voxels(&c) * (width + other), 6);
         let d_a = |at: usize| f64::from(alone[at]) + f64::from(behind[at / width * (width + other) + other + at % width]);
         let loss = |y: &[f64], gamma: &[f64], beta: &[f64]| -> f64 {
-            let a = oracle(y, gamma, beta, n);
+            let a = oracle(y, gamma, beta, n, f64::from(slope));
             a.iter().enumerate().map(|(at, a)| a * d_a(at)).sum()
         };
         let (y64, gamma64, beta64) = (wide(&y), wide(&gamma), wide(&beta));
@@ -115,6 +116,7 @@ fn gradients_equal_differences() {
                 statistics: &statistics,
                 gamma: &gamma,
                 beta: &beta,
+                slope,
             };
             let behind = Channels {
                 tensor: &behind,

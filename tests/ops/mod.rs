@@ -1,6 +1,7 @@
 //! Every op against plain loops in f64, over its own table of cases.
 
 mod attention;
+mod average_pool;
 mod components;
 mod conv;
 mod conv3d;
@@ -15,6 +16,7 @@ mod memory_attention;
 mod memory_mask;
 mod nearest_add;
 mod norm;
+mod residual;
 mod resize;
 mod resize_nearest;
 mod resize_u8;

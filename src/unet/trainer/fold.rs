@@ -291,7 +291,7 @@ fn start(prepared: &Prepared, request: &Request, folder: &Path, seed: u64) -> Re
         configuration.normalisation.len(),
         prepared.dataset.classes(),
         seed,
-    )?;
+    );
     if let Some(state) = State::resume(folder, &network)? {
         let course = &state.course;
         note!(
