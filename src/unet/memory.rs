@@ -121,6 +121,7 @@ impl<'a> Walk<'a> {
     /// Channels and stage of a block's input, its place: those of encoder blocks.
     fn encoder_input(&self, stage: usize, at: usize) -> (usize, usize) {
         match (stage, at) {
+            (0, 0) if self.is_residual() => (self.architecture.features[0], 0),
             (0, 0) => (self.channels, 0),
             (_, 0) => (self.architecture.features[stage - 1], stage - 1),
             _ => (self.architecture.features[stage], stage),

@@ -117,10 +117,10 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);
     fs::remove_file(phantoms.labels(4)).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["phantom_004.nii.gz: is missing"]);
+    plan(&phantoms, "new", &["--memory", "10MiB", "--patch", "8,32,32"])
+        .expect(2, &["a training step of this plan takes", "smaller --patch"]);
     fs::remove_file(phantoms.at("data/dataset.json")).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["dataset.json: cannot be read"]);
     plan(&phantoms, "new", &["--patch", "3,4"]).expect(2, &["--patch takes three numbers"]);
-    plan(&phantoms, "new", &["--memory", "10MiB", "--patch", "8,32,32"])
-        .expect(2, &["a training step of this plan takes", "smaller --patch"]);
     plan(&phantoms, "new", &["--spacing", "1,0,1"]).expect(2, &["millimetres are positive"]);
 }
