@@ -219,7 +219,7 @@ impl Multiply<'_> {
 /// # Safety
 /// Those places can be read; at the level of `S`.
 #[inline(always)]
-unsafe fn sum<S: Simd, const R: usize>(
+pub(super) unsafe fn sum<S: Simd, const R: usize>(
     a: *const f32,
     row: usize,
     step: usize,

@@ -7,3 +7,4 @@ pub mod math;
 pub mod memory_attention;
 pub mod scratch;
 pub mod simd;
+pub mod winograd;

@@ -6,6 +6,7 @@
 
 use super::Cost;
 use crate::cpu::conv3d::{Lattice, Panels, gradient, multiply};
+use crate::cpu::winograd;
 use crate::tensor::Tensor;
 use anyhow::Result;
 use rayon::prelude::*;
@@ -27,6 +28,11 @@ impl Geometry {
     /// Voxels of the output for `size` voxels of the input, without padding.
     pub fn output(&self, size: [usize; 3]) -> [usize; 3] {
         std::array::from_fn(|axis| (size[axis] - 1) / self.stride[axis] + 1)
+    }
+
+    /// Whether it is one that minimal filtering serves.
+    fn is_filtered(&self, n: usize, size: [usize; 3], channels: usize, outputs: usize) -> bool {
+        self.kernel == [3; 3] && self.stride == [1; 3] && winograd::suits(n, size, channels, outputs)
     }
 
     fn taps(&self) -> usize {
@@ -99,6 +105,11 @@ pub fn conv3d(x: &Tensor, weight: &[f32], bias: &[f32], geometry: Geometry) -> R
     let padding = geometry.padding();
     let out = geometry.output(std::array::from_fn(|axis| padded[axis] - 2 * padding[axis]));
     let mut y = Tensor::empty(x.device(), &[n, out[0], out[1], out[2], outputs])?;
+    if geometry.is_filtered(n, out, channels, outputs) {
+        let weights = winograd::Weights::transform([channels, outputs], |tap, c, o| weight[(o * channels + c) * taps + tap]);
+        winograd::convolve(n, out, x.values(), &weights, Some(bias), y.values_mut());
+        return Ok(y);
+    }
     let panels = Panels::pack([taps, channels, outputs], Some(bias), |tap, c, o| {
         weight[(o * channels + c) * taps + tap]
     });
@@ -120,6 +131,12 @@ pub fn d_input(d_y: &Tensor, weight: &[f32], size: [usize; 3], geometry: Geometr
     let (taps, padding, stride) = (geometry.taps(), geometry.padding(), geometry.stride);
     let channels = weight.len() / (outputs * taps);
     let mut d_x = Tensor::empty(d_y.device(), &[n, size[0], size[1], size[2], channels])?;
+    if geometry.is_filtered(n, size, outputs, channels) {
+        // A convolution with the kernel turned around.
+        let weights = winograd::Weights::transform([outputs, channels], |tap, o, c| weight[(o * channels + c) * taps + taps - 1 - tap]);
+        winograd::convolve(n, size, d_y.values(), &weights, None, d_x.values_mut());
+        return Ok(d_x);
+    }
     // Voxels of x whose indices leave the same remainder by the stride meet the same taps.
     for remainder in offsets_of(stride) {
         let axis_taps: [Vec<usize>; 3] = std::array::from_fn(|axis| {
@@ -164,11 +181,15 @@ pub fn d_weight(x: &Tensor, d_y: &Tensor, geometry: Geometry) -> Vec<f32> {
     let ((n, padded, channels), (_, padded_y, outputs)) = (sizes(x), sizes(d_y));
     let padding = geometry.padding();
     let out: [usize; 3] = std::array::from_fn(|axis| padded_y[axis] - 2 * padding[axis]);
-    let from = Lattice::dense(padded, channels).every(geometry.stride, [0; 3]);
-    let of = Lattice::dense(padded_y, outputs).every([1; 3], padding);
-    let places = offsets(geometry.kernel, padded, channels);
-    let counts = [n, out[0], out[1], out[2]];
-    let d_w = gradient(counts, (x.values(), from), &places, (d_y.values(), of), [channels, outputs]);
+    let d_w = if geometry.is_filtered(n, out, channels, outputs) {
+        winograd::gradient(n, out, x.values(), d_y.values(), [channels, outputs])
+    } else {
+        let from = Lattice::dense(padded, channels).every(geometry.stride, [0; 3]);
+        let of = Lattice::dense(padded_y, outputs).every([1; 3], padding);
+        let places = offsets(geometry.kernel, padded, channels);
+        let counts = [n, out[0], out[1], out[2]];
+        gradient(counts, (x.values(), from), &places, (d_y.values(), of), [channels, outputs])
+    };
     let taps = geometry.taps();
     let mut out = vec![0.0; d_w.len()];
     out.par_chunks_mut(channels * taps).enumerate().for_each(|(o, out)| {
@@ -296,6 +317,11 @@ pub fn cases() -> Vec<Case> {
         ("tile + 1", 1, [2, 2, 13], 13, 33, [3, 3, 3], [1, 1, 1]),
         ("two panels and a tail", 1, [2, 2, 5], 7, 70, [3, 1, 3], [1, 1, 1]),
         ("many rows", 2, [9, 10, 6], 5, 8, [3, 3, 3], [1, 1, 1]),
+        ("filtered", 1, [8, 8, 8], 16, 16, [3, 3, 3], [1, 1, 1]),
+        ("filtered, primes", 2, [5, 7, 11], 17, 33, [3, 3, 3], [1, 1, 1]),
+        ("filtered, flat", 1, [1, 23, 13], 40, 16, [3, 3, 3], [1, 1, 1]),
+        ("filtered, long rows", 1, [3, 2, 131], 16, 70, [3, 3, 3], [1, 1, 1]),
+        ("filtered, segments", 2, [9, 22, 21], 16, 18, [3, 3, 3], [1, 1, 1]),
         ("many segments", 1, [32, 33, 64], 2, 3, [3, 1, 1], [1, 1, 1]),
     ]
     .map(|(name, items, size, channels, outputs, kernel, stride)| Case {
