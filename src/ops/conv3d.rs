@@ -31,11 +31,11 @@ impl Geometry {
     }
 
     /// Whether it is one that minimal filtering serves.
-    fn is_filtered(&self, n: usize, size: [usize; 3], channels: usize, outputs: usize) -> bool {
+    pub(super) fn is_filtered(&self, n: usize, size: [usize; 3], channels: usize, outputs: usize) -> bool {
         self.kernel == [3; 3] && self.stride == [1; 3] && winograd::suits(n, size, channels, outputs)
     }
 
-    fn taps(&self) -> usize {
+    pub(super) fn taps(&self) -> usize {
         self.kernel.iter().product()
     }
 
@@ -107,7 +107,14 @@ pub fn conv3d(x: &Tensor, weight: &[f32], bias: &[f32], geometry: Geometry) -> R
     let mut y = Tensor::empty(x.device(), &[n, out[0], out[1], out[2], outputs])?;
     if geometry.is_filtered(n, out, channels, outputs) {
         let weights = winograd::Weights::transform([channels, outputs], |tap, c, o| weight[(o * channels + c) * taps + tap]);
-        winograd::convolve(n, out, x.values(), &weights, Some(bias), y.values_mut());
+        winograd::convolve(
+            n,
+            out,
+            winograd::Input::Padded(x.values(), channels),
+            &weights,
+            Some(bias),
+            y.values_mut(),
+        );
         return Ok(y);
     }
     let panels = Panels::pack([taps, channels, outputs], Some(bias), |tap, c, o| {
@@ -134,7 +141,14 @@ pub fn d_input(d_y: &Tensor, weight: &[f32], size: [usize; 3], geometry: Geometr
     if geometry.is_filtered(n, size, outputs, channels) {
         // A convolution with the kernel turned around.
         let weights = winograd::Weights::transform([outputs, channels], |tap, o, c| weight[(o * channels + c) * taps + taps - 1 - tap]);
-        winograd::convolve(n, size, d_y.values(), &weights, None, d_x.values_mut());
+        winograd::convolve(
+            n,
+            size,
+            winograd::Input::Padded(d_y.values(), outputs),
+            &weights,
+            None,
+            d_x.values_mut(),
+        );
         return Ok(d_x);
     }
     // Voxels of x whose indices leave the same remainder by the stride meet the same taps.
@@ -182,7 +196,7 @@ pub fn d_weight(x: &Tensor, d_y: &Tensor, geometry: Geometry) -> Vec<f32> {
     let padding = geometry.padding();
     let out: [usize; 3] = std::array::from_fn(|axis| padded_y[axis] - 2 * padding[axis]);
     let d_w = if geometry.is_filtered(n, out, channels, outputs) {
-        winograd::gradient(n, out, x.values(), d_y.values(), [channels, outputs])
+        winograd::gradient(n, out, winograd::Input::Padded(x.values(), channels), d_y.values(), outputs)
     } else {
         let from = Lattice::dense(padded, channels).every(geometry.stride, [0; 3]);
         let of = Lattice::dense(padded_y, outputs).every([1; 3], padding);
@@ -190,6 +204,11 @@ pub fn d_weight(x: &Tensor, d_y: &Tensor, geometry: Geometry) -> Vec<f32> {
         let counts = [n, out[0], out[1], out[2]];
         gradient(counts, (x.values(), from), &places, (d_y.values(), of), [channels, outputs])
     };
+    in_pytorchs_order(&d_w, [channels, outputs], geometry)
+}
+
+/// Weights [taps, C, O] in PyTorch's order, [O, C, taps].
+pub(super) fn in_pytorchs_order(d_w: &[f32], [channels, outputs]: [usize; 2], geometry: Geometry) -> Vec<f32> {
     let taps = geometry.taps();
     let mut out = vec![0.0; d_w.len()];
     out.par_chunks_mut(channels * taps).enumerate().for_each(|(o, out)| {

@@ -184,7 +184,7 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
 }
 
 /// gamma rstd and beta - mean gamma rstd, [N, C].
-fn fold(norm: &Norm<'_>, n: usize) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn fold(norm: &Norm<'_>, n: usize) -> (Vec<f32>, Vec<f32>) {
     let c = norm.gamma.len();
     let at = |i: usize| {
         (

@@ -4,6 +4,8 @@
 use super::architecture::{Architecture, Family};
 use super::names::parameters;
 use super::plan::Configuration;
+use crate::ops::conv3d::Geometry;
+use crate::ops::normed_conv3d::is_fused;
 use std::collections::BTreeMap;
 
 /// Bytes of a training step.
@@ -132,8 +134,30 @@ impl<'a> Walk<'a> {
         Some(self.architecture.kernel_sizes[stage])
     }
 
-    fn decoder_input(&self, step: usize, at: usize) -> usize {
-        self.architecture.features[self.skip(step)] * if at == 0 { 2 } else { 1 }
+    /// Upsampled and skip, or the block before.
+    fn decoder_sources(&self, at: usize) -> usize {
+        if at == 0 { 2 } else { 1 }
+    }
+
+    /// A block's raw output; its padded input is beside it while it is made, if it is written at all.
+    fn convolution(&mut self, sources: &[usize], from: usize, stage: usize) {
+        let features = self.architecture.features[stage];
+        let input = self.floats(from, sources.iter().sum(), self.kernel(stage));
+        let output = self.floats(stage, features, None);
+        if self.is_fused(sources, from, stage) {
+            self.tensors.take(output);
+        } else {
+            self.product(input, output);
+        }
+    }
+
+    fn is_fused(&self, sources: &[usize], from: usize, stage: usize) -> bool {
+        let stride = if self.sizes[from] == self.sizes[stage] { [1; 3] } else { [2; 3] };
+        let geometry = Geometry {
+            kernel: self.architecture.kernel_sizes[stage],
+            stride,
+        };
+        is_fused(self.batch, self.sizes[stage], sources, self.architecture.features[stage], geometry)
     }
 
     /// A temporary input beside a new tensor that stays.
@@ -146,17 +170,14 @@ impl<'a> Walk<'a> {
     fn forward(&mut self) {
         self.tensors.take(self.floats(0, self.channels, None));
         if self.is_residual() {
-            let input = self.floats(0, self.channels, self.kernel(0));
-            self.product(input, self.floats(0, self.architecture.features[0], None));
+            self.convolution(&[self.channels], 0, 0);
         }
         for stage in 0..self.sizes.len() {
             for at in 0..self.architecture.convs_per_stage[stage] {
                 let (channels, from) = self.encoder_input(stage, at);
-                let input = self.floats(from, channels, self.kernel(stage));
-                let output = self.floats(stage, self.architecture.features[stage], None);
-                self.product(input, output);
+                self.convolution(&[channels], from, stage);
                 if self.is_residual() {
-                    self.product(self.floats(stage, self.architecture.features[stage], self.kernel(stage)), output);
+                    self.convolution(&[self.architecture.features[stage]], stage, stage);
                     self.skip_forward(stage, at);
                 }
             }
@@ -167,8 +188,7 @@ impl<'a> Walk<'a> {
             let below = self.floats(skip + 1, self.architecture.features[skip + 1], None);
             self.product(below, self.floats(skip, features, None));
             for at in 0..self.architecture.convs_per_stage_decoder[step] {
-                let input = self.floats(skip, self.decoder_input(step, at), self.kernel(skip));
-                self.product(input, self.floats(skip, features, None));
+                self.convolution(&vec![features; self.decoder_sources(at)], skip, skip);
             }
             self.product(self.floats(skip, features, None), self.floats(skip, self.classes, None));
         }
@@ -193,8 +213,9 @@ impl<'a> Walk<'a> {
             }
             users.extend(below.take());
             for at in (0..self.architecture.convs_per_stage_decoder[step]).rev() {
-                let input = self.decoder_input(step, at);
-                self.block(skip, features, (input, skip), true);
+                let sources = vec![features; self.decoder_sources(at)];
+                let input = features * sources.len();
+                self.block(skip, (&sources, skip), true);
                 users.drain(..).for_each(|user| self.tensors.give(user));
                 users.push(self.floats(skip, input, None));
                 self.tensors.give(self.floats(skip, features, None));
@@ -221,7 +242,7 @@ impl<'a> Walk<'a> {
             }
         }
         if self.is_residual() {
-            self.block(0, self.architecture.features[0], (self.channels, 0), false);
+            self.block(0, (&[self.channels], 0), false);
         }
     }
 
@@ -233,7 +254,7 @@ impl<'a> Walk<'a> {
     fn plain(&mut self, stage: usize, at: usize) -> Vec<usize> {
         let (input, features) = (self.encoder_input(stage, at), self.architecture.features[stage]);
         let goes_on = stage + at > 0;
-        self.block(stage, features, input, goes_on);
+        self.block(stage, (&[input.0], input.1), goes_on);
         self.tensors.give(self.floats(stage, features, None));
         goes_on.then(|| self.floats(input.1, input.0, None)).into_iter().collect()
     }
@@ -274,9 +295,9 @@ impl<'a> Walk<'a> {
         let (input, output) = (self.floats(from, channels, None), self.floats(stage, features, None));
         let d = self.tensors.take(output);
         self.tensors.give(output);
-        self.block(stage, features, (features, stage), true);
+        self.block(stage, (&[features], stage), true);
         self.tensors.give(output);
-        self.block(stage, features, (channels, from), true);
+        self.block(stage, (&[channels], from), true);
         self.tensors.give(output);
         self.tensors.give(output);
         let (pooled, is_projected) = self.skip_of(stage, at);
@@ -300,11 +321,16 @@ impl<'a> Walk<'a> {
         vec![input, way]
     }
 
-    /// A block's gradients: padded gradient of its output, its input made again for the weights, then the gradient of the input.
-    fn block(&mut self, stage: usize, features: usize, (channels, from): (usize, usize), goes_on: bool) {
-        let d_y = self.tensors.take(self.floats(stage, features, self.kernel(stage)));
-        let x = self.tensors.take(self.floats(from, channels, self.kernel(stage)));
-        self.tensors.give(x);
+    /// A block's gradients: padded gradient of its output, its input made again for the weights (if it is written at all), then the gradient of the input.
+    fn block(&mut self, stage: usize, (sources, from): (&[usize], usize), goes_on: bool) {
+        let channels = sources.iter().sum();
+        let d_y = self
+            .tensors
+            .take(self.floats(stage, self.architecture.features[stage], self.kernel(stage)));
+        if !self.is_fused(sources, from, stage) {
+            let x = self.tensors.take(self.floats(from, channels, self.kernel(stage)));
+            self.tensors.give(x);
+        }
         if goes_on {
             self.tensors.take(self.floats(from, channels, None));
         }

@@ -13,6 +13,7 @@ use super::loss::{self, Settings, Targets};
 use super::names::Parameter;
 use crate::ops::conv3d::{Channels, Geometry, conv3d, d_bias, d_input, d_weight, transposed, transposed_d_input, transposed_d_weight};
 use crate::ops::instance_norm::{Norm, SLOPE, Source, Statistics, activate, backward, statistics};
+use crate::ops::normed_conv3d::{normed_conv3d, normed_d_weight};
 use crate::tensor::Tensor;
 use anyhow::Result;
 
@@ -124,9 +125,7 @@ impl Network {
     }
 
     fn block(&self, parameters: usize, sources: &[Source<'_>], geometry: Geometry) -> Result<Block> {
-        let x = activate(sources, geometry.padding())?;
-        let y = conv3d(&x, &self.values[parameters], &self.values[parameters + 1], geometry)?;
-        drop(x);
+        let y = normed_conv3d(sources, &self.values[parameters], &self.values[parameters + 1], geometry)?;
         let statistics = statistics(&y);
         Ok(Block { y, statistics })
     }
@@ -316,9 +315,7 @@ impl Network {
         gradients: &mut [Option<Vec<f32>>],
     ) -> Result<Option<Tensor>> {
         let of = backward(y, norm, users, geometry.padding())?;
-        let x = activate(sources, geometry.padding())?;
-        gradients[parameters] = Some(d_weight(&x, &of.d_y, geometry));
-        drop(x);
+        gradients[parameters] = Some(normed_d_weight(sources, &of.d_y, geometry)?);
         gradients[parameters + 1] = Some(of.d_bias);
         gradients[parameters + 2] = Some(of.d_gamma);
         gradients[parameters + 3] = Some(of.d_beta);

@@ -92,6 +92,8 @@ fn preprocessing_killed_at_any_moment_ends_with_the_same_files() {
 fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     let phantoms = data_set(5, [6, 40, 48]);
     plan(&phantoms, "plans", &[]).expect(0, &[]);
+    plan(&phantoms, "new", &["--memory", "10MiB", "--patch", "8,32,32"])
+        .expect(2, &["a training step of this plan takes", "smaller --patch"]);
     // A label that dataset.json does not know, a label on another grid, an image with NaN.
     let voxels = 6 * 40 * 48;
     let header = |case: usize, slices: usize| {
@@ -117,8 +119,6 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);
     fs::remove_file(phantoms.labels(4)).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["phantom_004.nii.gz: is missing"]);
-    plan(&phantoms, "new", &["--memory", "10MiB", "--patch", "8,32,32"])
-        .expect(2, &["a training step of this plan takes", "smaller --patch"]);
     fs::remove_file(phantoms.at("data/dataset.json")).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["dataset.json: cannot be read"]);
     plan(&phantoms, "new", &["--patch", "3,4"]).expect(2, &["--patch takes three numbers"]);

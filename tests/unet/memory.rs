@@ -63,6 +63,16 @@ fn a_step_takes_what_was_counted() {
         ..two
     };
     counted_is_measured(&deep, 1, 2, 2, [16, 32, 32]);
+    // Wide enough that inputs are not written.
+    let wide = Architecture {
+        features: vec![16, 32, 32],
+        strides: vec![[1; 3], [1, 2, 2], [2; 3]],
+        kernel_sizes: vec![[3; 3]; 3],
+        convs_per_stage: vec![2; 3],
+        convs_per_stage_decoder: vec![2; 2],
+        family: Family::PlainConv,
+    };
+    counted_is_measured(&wide, 1, 2, 2, [8, 16, 32]);
     let residual = Architecture {
         family: Family::ResidualEncoder,
         features: vec![4, 6, 6, 8],
