@@ -67,7 +67,7 @@ pub struct PreprocessArgs {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  hpc-seg predict --model nnUNetTrainer__nnUNetPlans__3d_fullres --input imagesTs --out segmentations\n\n\
-MODEL holds plans.json, dataset.json and fold_X/checkpoint_final.pth, as nnU-Net leaves them (PlainConvUNet, 3d_fullres); INPUT holds CASE_0000.nii.gz, a file per channel. \
+MODEL holds plans.json, dataset.json and fold_X/checkpoint_final.pth, as hpc-seg train and nnU-Net leave them (3d_fullres); INPUT holds CASE_0000.nii.gz, a file per channel. \
 Written are OUT/CASE.nii.gz and, if asked for, OUT/probability/CASE.nii.gz. Given again, the command skips finished cases unless their files or the model changed.\n\n\
 For research use only; not a medical device."
 )]
