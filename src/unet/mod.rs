@@ -9,6 +9,7 @@ pub mod crop;
 pub mod dataset;
 pub mod exchange;
 pub mod fingerprint;
+pub mod labelling;
 pub mod loss;
 pub mod memory;
 pub mod model;

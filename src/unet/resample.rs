@@ -183,6 +183,72 @@ pub fn resample<'a>(channel: &'a [f32], shape: [usize; 3], new: [usize; 3], sepa
     })
 }
 
+/// [`resample`] of order 1, plane by plane along the first axis, for volumes that do not fit into memory.
+pub struct PlaneResampler {
+    shape: [usize; 3],
+    new: [usize; 3],
+    rows: Line,
+    columns: Line,
+    along: Line,
+    /// With the first axis separate, which old plane each new one is.
+    nearest: Option<Vec<usize>>,
+}
+
+impl PlaneResampler {
+    /// None if slices along another axis than the first are to be taken as they are.
+    pub fn new(shape: [usize; 3], new: [usize; 3], separate: Option<usize>) -> Option<Self> {
+        let line = |axis: usize| Line::new(shape[axis], new[axis], Order::Linear);
+        let nearest = match separate {
+            None => None,
+            Some(0) => Some(nearest(shape[0], new[0])),
+            Some(_) => return None,
+        };
+        Some(Self {
+            shape,
+            new,
+            rows: line(1),
+            columns: line(2),
+            along: line(0),
+            nearest,
+        })
+    }
+
+    /// Sizes before.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Sizes after.
+    pub fn new_shape(&self) -> [usize; 3] {
+        self.new
+    }
+
+    /// A plane [H, W] resized to [H', W'].
+    pub fn in_plane(&self, plane: &[f32]) -> Vec<f64> {
+        if self.shape[1..] == self.new[1..] {
+            return plane.iter().map(|v| f64::from(*v)).collect();
+        }
+        let resized = resize_plane(plane, &self.rows, &self.columns);
+        if self.nearest.is_none() {
+            return resized;
+        }
+        let (low, high) = range(plane);
+        resized.into_iter().map(|v| f64::from(v.clamp(low, high) as f32)).collect()
+    }
+
+    /// The old planes that a new one is made of, and how much of each.
+    pub fn taps(&self, plane: usize) -> Vec<(usize, f64)> {
+        if self.shape == self.new {
+            return vec![(plane, 1.0)];
+        }
+        if let Some(nearest) = &self.nearest {
+            return vec![(nearest[plane], 1.0)];
+        }
+        let (first, weights) = self.along.taps[plane];
+        (0..2.min(self.shape[0])).map(|tap| (first + tap, weights[tap])).collect()
+    }
+}
+
 fn resample_whole(channel: &[f32], shape: [usize; 3], new: [usize; 3], order: Order) -> Vec<f32> {
     let (rows, columns) = (Line::new(shape[1], new[1], order), Line::new(shape[2], new[2], order));
     let (low, high) = range(channel);

@@ -287,3 +287,57 @@ fn bad_data_sets_are_refused_with_the_reason() {
     assert_eq!(Scheme::of_channel(&dataset.channels[0]), Scheme::None);
     assert_eq!(Scheme::of_channel(&dataset.channels[1]), Scheme::ZScore);
 }
+
+/// Every place in a value, as a JSON pointer.
+fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .for_each(|(key, value)| pointers(value, &format!("{at}/{key}"), found)),
+        Value::Array(members) => (0..)
+            .zip(members)
+            .for_each(|(number, value)| pointers(value, &format!("{at}/{number}"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn plans_with_anything_in_them_are_read_or_refused() {
+    let plans = super::training::plans().to_json();
+    let mut places = Vec::new();
+    pointers(&plans, "", &mut places);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plans.json");
+    let (mut read, mut refused) = (0, 0);
+    for place in &places {
+        for other in [
+            json!(null),
+            json!(-1),
+            json!(0),
+            json!(2),
+            json!(4096),
+            json!(1e300),
+            json!(u64::MAX),
+            json!("x"),
+            json!([]),
+            json!([4096, 4096, 4096]),
+            json!({}),
+        ] {
+            let mut changed = plans.clone();
+            *changed.pointer_mut(place).unwrap() = other;
+            fs::write(&path, changed.to_string()).unwrap();
+            match Plans::read(&path) {
+                Ok(plans) => {
+                    assert!(hpc_seg::unet::memory::of_plan(&plans.configuration, 2).total() > 0);
+                    read += 1;
+                }
+                Err(error) => {
+                    assert!(format!("{error:#}").contains("plans.json"), "{error:#}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(read > 100 && refused > 300, "{read} read, {refused} refused");
+}

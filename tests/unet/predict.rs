@@ -9,7 +9,9 @@ use hpc_seg::stop::Stop;
 use hpc_seg::unet::dataset::CaseFiles;
 use hpc_seg::unet::model::Model;
 use hpc_seg::unet::names::parameters;
+use hpc_seg::unet::network::Network;
 use hpc_seg::unet::plan::Plans;
+use hpc_seg::unet::predict::Predictor;
 use hpc_seg::unet::preprocess::preprocess;
 use hpc_seg::volume::{AxisMap, Volume};
 use hpc_seg::weights::{formula_tensor, write_safetensors};
@@ -202,4 +204,40 @@ fn bad_models_and_images_are_refused_with_the_remedy() {
     fs::write(phantoms.query(1), b"not an image").unwrap();
     predict(&phantoms, "out", &["--json"]).expect(3, &["phantom_001 failed (preprocessing)"]);
     assert!(!phantoms.at("out/phantom_001.nii.gz").exists());
+}
+
+#[test]
+fn labels_made_plane_by_plane_are_those_of_whole_logits() {
+    let device = Device::cpu(3).unwrap();
+    let mut plans = super::training::plans();
+    let network = |seed| Network::new(&plans.configuration.architecture, 1, 2, seed);
+    let networks = vec![network(1), network(2)];
+    // Sizes after resampling, and the file's spacing: as it is, resized along all axes, slices as they are along the first axis and along the last one.
+    for (cropped, spacing, planned) in [
+        ([10, 20, 22], [1.0; 3], [1.0; 3]),
+        ([17, 31, 15], [0.6, 0.65, 1.5], [1.0; 3]),
+        ([23, 20, 22], [0.4, 1.0, 1.0], [4.0, 1.0, 1.0]),
+        ([4, 33, 25], [5.0, 0.6, 0.9], [1.0; 3]),
+        ([10, 30, 44], [1.0, 0.7, 0.5], [1.0, 1.0, 4.0]),
+    ] {
+        plans.configuration.spacing = planned;
+        for half in [false, true] {
+            let predictor = Predictor {
+                plans: plans.clone(),
+                networks: networks.clone(),
+                mirrored: vec![1],
+                half,
+            };
+            let mut case = super::training::case(3);
+            case.properties.spacing = spacing;
+            case.properties.shape_after_cropping_and_before_resampling = cropped;
+            case.properties.bbox_used_for_cropping = [2..2 + cropped[0], 0..cropped[1], 1..1 + cropped[2]];
+            case.properties.shape_before_cropping = [cropped[0] + 3, cropped[1], cropped[2] + 2];
+            let segment = |probabilities| predictor.segment(&device, &case, probabilities, &Stop::new(), &|| ()).unwrap();
+            let (by_plane, whole) = (segment(false), segment(true));
+            assert!(by_plane.labels == whole.labels, "{cropped:?}, half: {half}");
+            let some = by_plane.labels.iter().filter(|label| **label == 1).count();
+            assert!(some > 0 && some < by_plane.labels.len(), "{cropped:?}: {some}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 const SHAPE: [usize; 3] = [10, 20, 22];
 const DATA: &str = "cases";
 
-fn plans() -> Plans {
+pub fn plans() -> Plans {
     Plans {
         dataset_name: "Dataset999_Boxes".into(),
         plans_name: "nnUNetPlans".into(),
@@ -55,7 +55,7 @@ fn plans() -> Plans {
 }
 
 /// A bright box in noise, at a place of its own.
-fn case(number: usize) -> Preprocessed {
+pub fn case(number: usize) -> Preprocessed {
     let [d, h, w] = SHAPE;
     let first = [1 + number % 3, 3 + number % 5, 2 + number % 7];
     let voxel = |at: usize| {

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+/// Of one tensor.
+const MOST_VALUES: usize = 1 << 44;
 /// `inherits_from` may go this deep.
 const DEEPEST: usize = 16;
 
@@ -193,6 +195,12 @@ fn check(configuration: &Configuration) -> Result<()> {
     }
     if configuration.batch_size == 0 || configuration.batch_size > 4096 {
         bad_input!("a batch of {}", configuration.batch_size);
+    }
+    // The largest tensor of a step; beyond this the step's bytes could not be counted.
+    let features = a.features.iter().copied().max().unwrap_or(0);
+    let values = configuration.patch_size.iter().product::<usize>() * configuration.batch_size * features;
+    if values > MOST_VALUES {
+        bad_input!("a step of {values} values in one tensor: no machine holds it");
     }
     Ok(())
 }
