@@ -57,7 +57,7 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
             let (ready, _) = device.install(|| preprocess(dataset, plans, &task.payload))?;
             progress.stage("writing", 0);
             if let Some(label) = &task.payload.label {
-                keep_reference(label, &references, &format!("{}{}", task.name, dataset.ending))?;
+                keep_reference(label, references, &format!("{}{}", task.name, dataset.ending))?;
             }
             ready.write(folder, &task.name)?;
             let [d, h, w] = ready.shape;

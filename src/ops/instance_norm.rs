@@ -133,15 +133,7 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
     let [d, h, w]: [usize; 3] = std::array::from_fn(|axis| size[axis] + 2 * padding[axis]);
     let mut out = Tensor::empty(sources[0].y.device(), &[n, d, h, w, channels])?;
     // y -> scale y + shift, per item.
-    let folded: Vec<Option<(Vec<f32>, Vec<f32>, f32)>> = sources
-        .iter()
-        .map(|source| {
-            source.norm.map(|norm| {
-                let (scale, shift) = fold(&norm, n);
-                (scale, shift, norm.slope)
-            })
-        })
-        .collect();
+    let folded: Vec<Option<Folded>> = sources.iter().map(|source| source.norm.map(|norm| fold(&norm, n))).collect();
     out.values_mut().par_chunks_mut(w * channels).enumerate().for_each(|(row, out)| {
         let (item, z, y) = (row / (d * h), row / h % d, row % h);
         let inside = |at: usize, axis: usize| at.checked_sub(padding[axis]).filter(|at| *at < size[axis]);
@@ -161,7 +153,7 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
             let rows = to.map(|to| &mut to[first..first + c]).zip(from);
             match folded {
                 None => rows.for_each(|(to, from)| to.copy_from_slice(from)),
-                Some((scale, shift, slope)) => {
+                Some(Folded { scale, shift, slope }) => {
                     let slope = *slope;
                     let (scale, shift) = (&scale[item * c..(item + 1) * c], &shift[item * c..(item + 1) * c]);
                     simd::run(Vectorised(
@@ -183,8 +175,15 @@ pub fn activate(sources: &[Source<'_>], padding: [usize; 3]) -> Result<Tensor> {
     Ok(out)
 }
 
-/// gamma rstd and beta - mean gamma rstd, [N, C].
-pub(super) fn fold(norm: &Norm<'_>, n: usize) -> (Vec<f32>, Vec<f32>) {
+/// A norm as y -> lrelu(scale y + shift), [N, C] each.
+pub(super) struct Folded {
+    pub(super) scale: Vec<f32>,
+    pub(super) shift: Vec<f32>,
+    pub(super) slope: f32,
+}
+
+/// scale = gamma rstd, shift = beta - mean gamma rstd.
+pub(super) fn fold(norm: &Norm<'_>, n: usize) -> Folded {
     let c = norm.gamma.len();
     let at = |i: usize| {
         (
@@ -196,7 +195,11 @@ pub(super) fn fold(norm: &Norm<'_>, n: usize) -> (Vec<f32>, Vec<f32>) {
     };
     let scale = (0..n * c).map(at).map(|(_, rstd, gamma, _)| gamma * rstd);
     let shift = (0..n * c).map(at).map(|(mean, rstd, gamma, beta)| beta - mean * (gamma * rstd));
-    (scale.collect(), shift.collect())
+    Folded {
+        scale: scale.collect(),
+        shift: shift.collect(),
+        slope: norm.slope,
+    }
 }
 
 /// Gradients of a layer's norm and of what came before.
@@ -286,7 +289,7 @@ pub fn backward(y: &Tensor, norm: Norm<'_>, users: &[Channels<'_>], padding: [us
         "instance_norm: gradients of other sizes than {y:?}"
     );
     let values = y.values();
-    let (scale, shift) = fold(&norm, n);
+    let Folded { scale, shift, .. } = fold(&norm, n);
     let (mean, rstd) = (&norm.statistics.mean, &norm.statistics.rstd);
     let slope = Slope {
         y: values,

@@ -1,11 +1,11 @@
 //! `normed_conv3d`: a convolution of what raw outputs become under norm and LeakyReLU, and the gradient of its weights.
 //!
-//! Formula and shapes: [`conv3d`](super::conv3d) of [`activate`](super::instance_norm::activate)'s result. Where minimal filtering serves and the sources' channels fill whole vectors,
+//! Formula and shapes: those of [`conv3d`] of the result of [`activate`]. Where minimal filtering serves and the sources' channels fill whole vectors,
 //! that result is never written: its transform is made of the sources. Saved: nothing.
 
 use super::Cost;
 use super::conv3d::{Geometry, conv3d, cost as cost_of_conv3d, d_weight, in_pytorchs_order, sizes};
-use super::instance_norm::{Source, activate, fold};
+use super::instance_norm::{Folded, Source, activate, fold};
 use crate::cpu::simd;
 use crate::cpu::winograd;
 use crate::tensor::Tensor;
@@ -17,43 +17,21 @@ pub fn is_fused(n: usize, size: [usize; 3], channels: &[usize], outputs: usize, 
     channels.iter().all(|channels| channels.is_multiple_of(lanes)) && geometry.is_filtered(n, size, channels.iter().sum(), outputs)
 }
 
-/// Sources with their norms folded to a factor and a summand.
-struct Folded<'a> {
-    sources: &'a [Source<'a>],
-    norms: Vec<Option<(Vec<f32>, Vec<f32>, f32)>>,
+/// The sources' norms as factor and summand; none if the input has to be written.
+fn folded(sources: &[Source<'_>], outputs: usize, geometry: Geometry) -> Option<Vec<Option<Folded>>> {
+    let (n, size, _) = sizes(sources[0].y);
+    let channels: Vec<usize> = sources.iter().map(|source| source.y.width()).collect();
+    let is_fused = sources[0].y.device().cuda().is_none() && is_fused(n, size, &channels, outputs, geometry);
+    is_fused.then(|| sources.iter().map(|source| source.norm.map(|norm| fold(&norm, n))).collect())
 }
 
-impl<'a> Folded<'a> {
-    /// None if the input has to be written.
-    fn new(sources: &'a [Source<'a>], outputs: usize, geometry: Geometry) -> Option<Self> {
-        let (n, size, _) = sizes(sources[0].y);
-        let channels: Vec<usize> = sources.iter().map(|source| source.y.width()).collect();
-        if sources[0].y.device().cuda().is_some() || !is_fused(n, size, &channels, outputs, geometry) {
-            return None;
-        }
-        let norms = sources.iter().map(|source| {
-            source.norm.map(|norm| {
-                let (scale, shift) = fold(&norm, n);
-                (scale, shift, norm.slope)
-            })
-        });
-        Some(Self {
-            sources,
-            norms: norms.collect(),
-        })
-    }
-
-    fn inputs(&self) -> Vec<winograd::Source<'_>> {
-        self.sources
-            .iter()
-            .zip(&self.norms)
-            .map(|(source, norm)| winograd::Source {
-                y: source.y.values(),
-                channels: source.y.width(),
-                norm: norm.as_ref().map(|(scale, shift, slope)| (&scale[..], &shift[..], *slope)),
-            })
-            .collect()
-    }
+fn inputs<'a>(sources: &[Source<'a>], norms: &'a [Option<Folded>]) -> Vec<winograd::Source<'a>> {
+    let input = |(source, norm): (&Source<'a>, &'a Option<Folded>)| winograd::Source {
+        y: source.y.values(),
+        channels: source.y.width(),
+        norm: norm.as_ref().map(|norm| (&norm.scale[..], &norm.shift[..], norm.slope)),
+    };
+    sources.iter().zip(norms).map(input).collect()
 }
 
 /// y [N, D', H', W', O], a new tensor.
@@ -61,7 +39,7 @@ impl<'a> Folded<'a> {
 /// # Errors
 /// When the device's budget has no room for it, or for the padded input.
 pub fn normed_conv3d(sources: &[Source<'_>], weight: &[f32], bias: &[f32], geometry: Geometry) -> Result<Tensor> {
-    let Some(folded) = Folded::new(sources, bias.len(), geometry) else {
+    let Some(norms) = folded(sources, bias.len(), geometry) else {
         return conv3d(&activate(sources, geometry.padding())?, weight, bias, geometry);
     };
     let (n, [d, h, w], _) = sizes(sources[0].y);
@@ -74,8 +52,15 @@ pub fn normed_conv3d(sources: &[Source<'_>], weight: &[f32], bias: &[f32], geome
     );
     let mut y = Tensor::empty(sources[0].y.device(), &[n, d, h, w, bias.len()])?;
     let weights = winograd::Weights::transform([channels, bias.len()], |tap, c, o| weight[(o * channels + c) * taps + tap]);
-    let inputs = winograd::Input::Sources(&folded.inputs());
-    winograd::convolve(n, [d, h, w], inputs, &weights, Some(bias), y.values_mut());
+    let inputs = inputs(sources, &norms);
+    winograd::convolve(
+        n,
+        [d, h, w],
+        winograd::Input::Sources(&inputs),
+        &weights,
+        Some(bias),
+        y.values_mut(),
+    );
     Ok(y)
 }
 
@@ -84,13 +69,13 @@ pub fn normed_conv3d(sources: &[Source<'_>], weight: &[f32], bias: &[f32], geome
 /// # Errors
 /// When the device's budget has no room for the padded input.
 pub fn normed_d_weight(sources: &[Source<'_>], d_y: &Tensor, geometry: Geometry) -> Result<Vec<f32>> {
-    let Some(folded) = Folded::new(sources, d_y.width(), geometry) else {
+    let Some(norms) = folded(sources, d_y.width(), geometry) else {
         return Ok(d_weight(&activate(sources, geometry.padding())?, d_y, geometry));
     };
     let (n, size, _) = sizes(sources[0].y);
     let channels = sources.iter().map(|source| source.y.width()).sum();
-    let inputs = winograd::Input::Sources(&folded.inputs());
-    let d_w = winograd::gradient(n, size, inputs, d_y.values(), d_y.width());
+    let inputs = inputs(sources, &norms);
+    let d_w = winograd::gradient(n, size, winograd::Input::Sources(&inputs), d_y.values(), d_y.width());
     Ok(in_pytorchs_order(&d_w, [channels, d_y.width()], geometry))
 }
 

@@ -73,13 +73,5 @@ fn a_step_takes_what_was_counted() {
         family: Family::PlainConv,
     };
     counted_is_measured(&wide, 1, 2, 2, [8, 16, 32]);
-    let residual = Architecture {
-        family: Family::ResidualEncoder,
-        features: vec![4, 6, 6, 8],
-        kernel_sizes: vec![[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
-        strides: vec![[1; 3], [1, 2, 2], [2; 3], [1; 3]],
-        convs_per_stage: vec![1, 3, 2, 1],
-        convs_per_stage_decoder: vec![1; 3],
-    };
-    counted_is_measured(&residual, 2, 3, 2, [4, 16, 12]);
+    counted_is_measured(&super::residual::architecture(), 2, 3, 2, [4, 16, 12]);
 }

@@ -288,6 +288,16 @@ fn damaged_checkpoints_give_way_to_the_one_before_and_other_settings_are_refused
     fs::write(&previous, whole).unwrap();
     train(&prepared, &request(&out), &device, &stop).unwrap();
     assert!(weights(&unbroken) == weights(&out));
+    // A checkpoint that cannot be written ends the run, but not what it had.
+    let failing = folder.path().join("failing");
+    train(&prepared, &request(&failing), &device, &stopped).unwrap_err();
+    let next = failing.join("fold_1/checkpoint_next.safetensors");
+    fs::create_dir(&next).unwrap();
+    let error = format!("{:#}", train(&prepared, &request(&failing), &device, &stopped).unwrap_err());
+    assert!(error.contains("checkpoint_next.safetensors: cannot be written"), "{error}");
+    fs::remove_dir(&next).unwrap();
+    train(&prepared, &request(&failing), &device, &stop).unwrap();
+    assert!(weights(&unbroken) == weights(&failing));
     // Another process at work, a fold of no cases, and starting anew.
     let lock = File::open(out.join("fold_1/training.lock")).unwrap();
     lock.lock().unwrap();
