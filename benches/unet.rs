@@ -69,6 +69,7 @@ fn convolutions(criterion: &mut Criterion, device: &Device) -> Result<()> {
         ("stage1.1", [16, 32, 32], 64, 64, 1),
         ("stage3.1", [4, 8, 8], 256, 256, 1),
         ("stage4.1", [2, 4, 4], 320, 320, 1),
+        ("narrow", [32, 64, 64], 16, 16, 1),
         ("decoder1.0", [8, 16, 16], 256, 128, 1),
         ("decoder3.0", [32, 64, 64], 64, 32, 1),
     ] {

@@ -26,6 +26,11 @@ const THREADS_PER_CASE: usize = 4;
 pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
     let stop = Stop::new();
     signals::install(&stop)?;
+    make_ready(args, &stop)
+}
+
+/// The same, for a command that listens to signals already.
+pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
     let plans = Plans::read(&args.plans)?;
     let dataset = Dataset::open(&args.dataset)?;
     let mut cases = dataset.cases()?;
@@ -69,7 +74,7 @@ pub(super) fn run(args: &PreprocessArgs) -> Result<Exit> {
     };
     let workers = (0..threads.div_ceil(THREADS_PER_CASE)).map(|_| worker()).collect();
     let mut journal = Journal::open(&folder)?;
-    let summary = runner::run(&folder, &mut journal, &tasks, &conditions, &stop, workers)?;
+    let summary = runner::run(&folder, &mut journal, &tasks, &conditions, stop, workers)?;
     note!("{}", summary.line());
     if args.json {
         messages::data_json(&summary)?;

@@ -29,15 +29,15 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     let request = request(args)?;
     let folds = args.fold.iter().map(|fold| fold_of(fold)).collect::<Result<Vec<_>>>()?;
     let stop = Stop::new();
+    signals::install(&stop)?;
     let device = Device::cpu(thread_count(args.threads)?)?;
     let folder = match args.dataset.join("nnUNetPlans.json").is_file() {
         true => args.dataset.clone(),
-        false => match prepare(args, &device)? {
+        false => match prepare(args, &device, &stop)? {
             (folder, Exit::Done) => folder,
             (_, exit) => return Ok(exit),
         },
     };
-    signals::install(&stop)?;
     let prepared = Prepared::open(&folder)?;
     check_memory(&prepared)?;
     for fold in folds {
@@ -158,37 +158,38 @@ fn names(path: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Plans and preprocesses a data set; the folder of the cases.
-fn prepare(args: &TrainArgs, device: &Device) -> Result<(PathBuf, Exit)> {
+fn prepare(args: &TrainArgs, device: &Device, stop: &Stop) -> Result<(PathBuf, Exit)> {
     let folder = args.out.join("preprocessed");
     let plans = match &args.plans {
         Some(plans) => plans.clone(),
         None => {
             let planned = folder.join("nnUNetPlans.json");
             if !planned.is_file() {
-                plan_to(&args.dataset, &planned, device)?;
+                plan_to(&args.dataset, &planned, device, stop)?;
             }
             planned
         }
     };
-    let exit = preprocess::run(&PreprocessArgs {
+    let asked = PreprocessArgs {
         dataset: args.dataset.clone(),
         plans,
         out: folder.clone(),
         uncertainty: None,
         threads: args.threads,
         json: false,
-    })?;
+    };
+    let exit = preprocess::make_ready(&asked, stop)?;
     Ok((folder, exit))
 }
 
-fn plan_to(dataset: &Path, path: &Path, device: &Device) -> Result<()> {
+fn plan_to(dataset: &Path, path: &Path, device: &Device, stop: &Stop) -> Result<()> {
     let dataset = Dataset::open(dataset)?;
     let cases = dataset.cases()?;
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
     let progress = Progress::new("plan");
     progress.stage("reading", cases.len() as u64);
-    let taken = device.install(|| fingerprint(&dataset, &cases, &Stop::new(), || progress.advance(1)))?;
+    let taken = device.install(|| fingerprint(&dataset, &cases, stop, || progress.advance(1)))?;
     write_json(path, &plan(&dataset, &taken, &Overrides::default())?.to_json())
 }
 

@@ -193,7 +193,7 @@ impl Multiply<'_> {
             let bias = self.panels.bias.as_ptr().add(column);
             let mut acc = [[S::load(bias), S::load(bias.add(S::LANES))]; R];
             for &tap in self.taps {
-                acc = sum::<S, R>(a.add(tap), step, 1, b, width, k, acc);
+                acc = sum::<S, R, 2>(a.add(tap), step, 1, b, width, k, acc);
                 b = b.add(k * width);
             }
             let out = self.out.at(self.to.row(row, self.counts) + x * self.to.steps[3] + column);
@@ -214,29 +214,33 @@ impl Multiply<'_> {
     }
 }
 
-/// `acc` and R rows times a matrix of two vectors' width; element (r, e) of the rows at `a[r * row + e * step]`, row e of the matrix at `b[e * next]`.
+/// `acc` and R rows times a matrix of W vectors' width; element (r, e) of the rows at `a[r * row + e * step]`, row e of the matrix at `b[e * next]`.
 ///
 /// # Safety
 /// Those places can be read; at the level of `S`.
 #[inline(always)]
-pub(super) unsafe fn sum<S: Simd, const R: usize>(
+pub(super) unsafe fn sum<S: Simd, const R: usize, const W: usize>(
     a: *const f32,
     row: usize,
     step: usize,
     b: *const f32,
     next: usize,
     k: usize,
-    mut acc: [[S::V; 2]; R],
-) -> [[S::V; 2]; R] {
+    mut acc: [[S::V; W]; R],
+) -> [[S::V; W]; R] {
     // SAFETY: by contract.
     unsafe {
         for e in 0..k {
             let b = b.add(e * next);
-            let b = [S::load(b), S::load(b.add(S::LANES))];
+            let mut columns = [S::splat(0.0); W];
+            for (at, column) in columns.iter_mut().enumerate() {
+                *column = S::load(b.add(at * S::LANES));
+            }
             for r in 0..R {
                 let x = S::splat(*a.add(r * row + e * step));
-                acc[r][0] = S::fma(x, b[0], acc[r][0]);
-                acc[r][1] = S::fma(x, b[1], acc[r][1]);
+                for at in 0..W {
+                    acc[r][at] = S::fma(x, columns[at], acc[r][at]);
+                }
             }
         }
         acc
@@ -384,7 +388,7 @@ impl Gradient<'_> {
                     true => (self.tail.at((row - rows.0) * self.counts[3] * width).cast_const(), width),
                     false => (self.d_out.as_ptr().add(self.of.row(row, self.counts) + column), self.of.steps[3]),
                 };
-                acc = sum::<S, R>(a, 1, self.at.steps[3], b, next, self.counts[3], acc);
+                acc = sum::<S, R, 2>(a, 1, self.at.steps[3], b, next, self.counts[3], acc);
             }
             for r in 0..R {
                 let out = out.add(r * outputs);

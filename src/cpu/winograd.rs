@@ -13,6 +13,7 @@ mod input;
 pub use gradient::gradient;
 pub use input::{Input, Source};
 
+use super::conv3d::sum;
 use super::gemm::with_height;
 use super::scratch::{self, Shared};
 use super::simd::{self, Kernel, Simd};
@@ -53,7 +54,13 @@ macro_rules! output_transform {
     }};
 }
 
-/// Transformed weights as the register tile reads them: [64, ceil(O / P), C, P] with P two vectors wide.
+/// How wide a register tile is: one vector if that holds all outputs, else two.
+fn panel_width(outputs: usize) -> usize {
+    let lanes = simd::level().lanes();
+    if outputs <= lanes { lanes } else { 2 * lanes }
+}
+
+/// Transformed weights as the register tile reads them: [64, ceil(O / P), C, P] with P one or two vectors wide.
 pub struct Weights {
     inputs: usize,
     outputs: usize,
@@ -63,7 +70,7 @@ pub struct Weights {
 impl Weights {
     /// Transforms `weight(tap, input, output)`.
     pub fn transform([inputs, outputs]: [usize; 2], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
-        let width = 2 * simd::level().lanes();
+        let width = panel_width(outputs);
         let count = outputs.div_ceil(width);
         let mut panels = vec![0.0; PLACES * count * inputs * width];
         let shared = Shared(panels.as_mut_ptr());
@@ -152,7 +159,7 @@ pub fn convolve(n: usize, size: [usize; 3], x: Input<'_>, weights: &Weights, bia
         x.check(n, size) == inputs && y.len() == n * d * h * w * outputs && bias.is_none_or(|bias| bias.len() == outputs),
         "a convolution's arrays have other sizes"
     );
-    let widths = [inputs.next_multiple_of(lanes), outputs.next_multiple_of(2 * lanes)];
+    let widths = [inputs.next_multiple_of(lanes), outputs.next_multiple_of(panel_width(outputs))];
     let mut padded = bias.map_or_else(Vec::new, <[f32]>::to_vec);
     padded.resize(widths[1], 0.0);
     let rows = Rows::new(n, size, widths[0] + widths[1]);
@@ -204,7 +211,11 @@ impl Kernel for Convolve<'_> {
             };
             inputs.fill::<S>(self.rows, self.range.clone(), self.x);
             for place in 0..PLACES {
-                self.products::<S>(place, tiles);
+                if self.widths[1] == S::LANES {
+                    self.products::<S, 1>(place, tiles);
+                } else {
+                    self.products::<S, 2>(place, tiles);
+                }
             }
             self.outputs::<S>();
         }
@@ -214,8 +225,8 @@ impl Kernel for Convolve<'_> {
 impl Convolve<'_> {
     /// A place's matrix product.
     #[inline(always)]
-    unsafe fn products<S: Simd>(&mut self, place: usize, tiles: usize) {
-        let (k, width) = (self.weights.inputs, 2 * S::LANES);
+    unsafe fn products<S: Simd, const W: usize>(&mut self, place: usize, tiles: usize) {
+        let (k, width) = (self.weights.inputs, W * S::LANES);
         let panels = self.widths[1] / width;
         let parts = tiles.div_ceil(S::ROWS);
         // SAFETY: places of the buffers and of the panels, as they were made.
@@ -228,10 +239,11 @@ impl Convolve<'_> {
                     let (t, end) = (part * tiles / parts, (part + 1) * tiles / parts);
                     let (a, out) = (v.add(t * self.widths[0]), m.add(t * self.widths[1] + panel * width));
                     with_height!(end - t, R => {
-                        let acc = super::conv3d::sum::<S, R>(a, self.widths[0], 1, b, width, k, [[S::splat(0.0); 2]; R]);
+                        let acc = sum::<S, R, W>(a, self.widths[0], 1, b, width, k, [[S::splat(0.0); W]; R]);
                         for (r, acc) in acc.iter().enumerate() {
-                            S::store(out.add(r * self.widths[1]), acc[0]);
-                            S::store(out.add(r * self.widths[1] + S::LANES), acc[1]);
+                            for (at, value) in acc.iter().enumerate() {
+                                S::store(out.add(r * self.widths[1] + at * S::LANES), *value);
+                            }
                         }
                     });
                 }

@@ -332,7 +332,7 @@ fn a_loss_that_is_no_number_stops_with_the_batch_on_disk() {
     let error = train(&prepared, &request(&out), &Device::cpu(2).unwrap(), &Stop::new()).unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("iteration 0 of epoch 0 is NaN") && error.contains("bad_batch.safetensors"),
+        error.contains("iteration 1 of epoch 1 is NaN") && error.contains("bad_batch.safetensors"),
         "{error}"
     );
     let batch = Checkpoint::open(&out.join("fold_1/bad_batch.safetensors")).unwrap();

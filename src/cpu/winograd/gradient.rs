@@ -1,7 +1,7 @@
 //! The gradient of the kernel: of each of the 64 places a product [C, tiles] x [tiles, O], added up over blocks of tiles.
 
 use super::input::{Transforms, load_part};
-use super::{Input, PLACES, Rows, TAPS, pitch};
+use super::{Input, PLACES, Rows, TAPS, panel_width, pitch};
 use crate::cpu::conv3d::sum;
 use crate::cpu::gemm::with_height;
 use crate::cpu::scratch::{self, Shared};
@@ -49,7 +49,7 @@ pub fn gradient(n: usize, size: [usize; 3], x: Input<'_>, d_y: &[f32], outputs: 
     let voxels = n * size.iter().map(|edge| edge + 2).product::<usize>();
     assert_eq!(d_y.len(), voxels * outputs, "a gradient's padded output");
     let lanes = simd::level().lanes();
-    let widths = [inputs.next_multiple_of(lanes), outputs.next_multiple_of(2 * lanes)];
+    let widths = [inputs.next_multiple_of(lanes), outputs.next_multiple_of(panel_width(outputs))];
     let rows = Rows::new(n, size, widths[0] + widths[1]);
     let segments = (rows.all * rows.tiles[2] / SEGMENT_TILES)
         .clamp(1, MOST_SEGMENTS)
@@ -117,8 +117,6 @@ impl Kernel for Gradient<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
         let tiles = self.range.len() * self.rows.tiles[2];
-        let ([inputs, _], width) = (self.channels, 2 * S::LANES);
-        let parts = inputs.div_ceil(S::ROWS);
         // SAFETY: at the level of S; arrays have the sizes that `gradient` has checked, buffers and sums those it made.
         unsafe {
             let mut transforms = Transforms {
@@ -129,26 +127,10 @@ impl Kernel for Gradient<'_> {
             transforms.fill::<S>(self.rows, self.range.clone(), self.x);
             self.transform_gradients::<S>();
             for place in 0..PLACES {
-                let v = self.v.as_ptr().add(place * self.pitches[0]);
-                for column in (0..self.widths[1]).step_by(width) {
-                    let b = self.m.as_ptr().add(place * self.pitches[1] + column);
-                    for part in 0..parts {
-                        let (input, end) = (part * inputs / parts, (part + 1) * inputs / parts);
-                        let out = self.sums.as_mut_ptr().add((place * inputs + input) * self.widths[1] + column);
-                        with_height!(end - input, R => {
-                            let mut acc = [[S::splat(0.0); 2]; R];
-                            for (r, acc) in acc.iter_mut().enumerate() {
-                                let out = out.add(r * self.widths[1]);
-                                *acc = [S::load(out), S::load(out.add(S::LANES))];
-                            }
-                            let acc = sum::<S, R>(v.add(input), 1, self.widths[0], b, self.widths[1], tiles, acc);
-                            for (r, acc) in acc.iter().enumerate() {
-                                let out = out.add(r * self.widths[1]);
-                                S::store(out, acc[0]);
-                                S::store(out.add(S::LANES), acc[1]);
-                            }
-                        });
-                    }
+                if self.widths[1] == S::LANES {
+                    self.products::<S, 1>(place, tiles);
+                } else {
+                    self.products::<S, 2>(place, tiles);
                 }
             }
         }
@@ -156,6 +138,38 @@ impl Kernel for Gradient<'_> {
 }
 
 impl Gradient<'_> {
+    /// A place's matrix product, added to the sums.
+    #[inline(always)]
+    unsafe fn products<S: Simd, const W: usize>(&mut self, place: usize, tiles: usize) {
+        let (inputs, width) = (self.channels[0], W * S::LANES);
+        let parts = inputs.div_ceil(S::ROWS);
+        // SAFETY: places of the buffers and of the sums, as they were made.
+        unsafe {
+            let v = self.v.as_ptr().add(place * self.pitches[0]);
+            for column in (0..self.widths[1]).step_by(width) {
+                let b = self.m.as_ptr().add(place * self.pitches[1] + column);
+                for part in 0..parts {
+                    let (input, end) = (part * inputs / parts, (part + 1) * inputs / parts);
+                    let out = self.sums.as_mut_ptr().add((place * inputs + input) * self.widths[1] + column);
+                    with_height!(end - input, R => {
+                        let mut acc = [[S::splat(0.0); W]; R];
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            for (at, value) in acc.iter_mut().enumerate() {
+                                *value = S::load(out.add(r * self.widths[1] + at * S::LANES));
+                            }
+                        }
+                        let acc = sum::<S, R, W>(v.add(input), 1, self.widths[0], b, self.widths[1], tiles, acc);
+                        for (r, acc) in acc.iter().enumerate() {
+                            for (at, value) in acc.iter().enumerate() {
+                                S::store(out.add(r * self.widths[1] + at * S::LANES), *value);
+                            }
+                        }
+                    });
+                }
+            }
+        }
+    }
+
     /// A along all axes; beyond an odd size lies padding, which is 0.
     #[inline(always)]
     unsafe fn transform_gradients<S: Simd>(&mut self) {

@@ -109,18 +109,15 @@ impl Feed<'_> {
     }
 
     fn sample(&self, purpose: Purpose, number: usize, at: usize) -> (&Case, Sample) {
-        let (cases, name, patch) = match purpose {
-            Purpose::Training => (self.training, "training", self.augmentation.patch),
-            Purpose::Validation => (self.validation, "validation", self.augmentation.patch),
+        let patch = self.augmentation.patch;
+        let (cases, name, size) = match purpose {
+            Purpose::Training => (self.training, "training", box_size(patch)),
+            Purpose::Validation => (self.validation, "validation", patch),
         };
         let key = [name, &number.to_string(), &at.to_string()];
         let rng = |what: &'static str| keyed_rng(self.seed, &[&key[..], &[what]].concat());
         let mut place = rng("place");
         let case = &cases[place.random_range(0..cases.len())];
-        let size = match purpose {
-            Purpose::Training => box_size(patch),
-            Purpose::Validation => patch,
-        };
         let view = case.stored.view();
         let window = Window::draw(&view, size, patch, is_forced(at, self.batch), &mut place);
         let sample = match purpose {

@@ -16,7 +16,7 @@ use crate::unet::network::Network;
 use crate::unet::plan::Plans;
 use crate::unet::splits::{Split, fold};
 use crate::unet::store::StoredCase;
-use crate::{atomic_file, bad_input, note, sha256};
+use crate::{atomic_file, bad_input, note, sha256, warning};
 use anyhow::{Context, Result};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -174,6 +174,7 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     let settings = settings_of(prepared, request, &training, &validation)?;
     let is_new = agree_on_settings(&folder, &settings)?;
     if folder.join(FINAL).is_file() {
+        checkpoint::remove(&folder);
         return Ok(Outcome::WasFinished);
     }
     let seed = keyed_rng(request.seed, &["fold", &request.fold.to_string()]).random::<u64>();
@@ -317,6 +318,10 @@ fn start(prepared: &Prepared, request: &Request, folder: &Path, seed: u64) -> Re
 
 /// Writes the model, and removes the checkpoints on the way to it.
 fn finish(prepared: &Prepared, request: &Request, folder: &Path, state: &State) -> Result<()> {
+    // Should the model not find room, nothing has to be trained again.
+    if let Err(error) = state.save(folder) {
+        warning!("{error:#}");
+    }
     let history = &state.course.history;
     let rate = learning_rate(history.epochs.len().saturating_sub(1), state.course.epochs);
     write_model(

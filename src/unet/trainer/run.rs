@@ -121,7 +121,7 @@ impl Run<'_> {
             state.course.running.started = seconds_since_1970();
             state.course.running.overlaps = vec![[0; 3]; state.network.classes()];
         }
-        let bar = messages::Progress::new(format!("epoch {epoch}"));
+        let bar = messages::Progress::new(format!("epoch {}", epoch + 1));
         bar.stage("training", per_epoch as u64);
         bar.advance(state.course.running.batches as u64);
         let (before, begun) = (state.course.running.seconds, Instant::now());
@@ -229,8 +229,8 @@ impl Run<'_> {
         };
         anyhow::anyhow!(
             "the loss of iteration {} of epoch {} is {loss} (cases {}); {written}. Look at these cases' images and labels; the same command goes on from the last checkpoint",
-            state.course.running.batches,
-            state.course.history.epochs.len(),
+            state.course.running.batches + 1,
+            state.course.history.epochs.len() + 1,
             batch.cases.join(", ")
         )
     }
