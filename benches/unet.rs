@@ -13,8 +13,13 @@ use hpc_seg::ops::conv3d::{Channels, Geometry, conv3d, cost, d_input, d_weight};
 use hpc_seg::ops::instance_norm::{Norm, SLOPE, Source, activate, backward, statistics};
 use hpc_seg::tensor::Tensor;
 use hpc_seg::unet::architecture::{Architecture, Family};
+use hpc_seg::unet::augment::Augmentation;
+use hpc_seg::unet::labelling::Labelling;
 use hpc_seg::unet::loss::{Settings, Targets};
 use hpc_seg::unet::network::Network;
+use hpc_seg::unet::resample::PlaneResampler;
+use hpc_seg::unet::store::{Preprocessed, Properties, StoredCase};
+use hpc_seg::unet::trainer::batches::{Case, Feed, Purpose, reductions};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -130,12 +135,83 @@ fn norms(criterion: &mut Criterion, device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// Logits of three classes on the plan's grid, labelled on a file's grid of 512 x 512 x 200; `benches/peers/nnunet_preprocess.py` times nnU-Net's export of the same. Throughput in voxels.
+fn export(criterion: &mut Criterion, device: &Device) {
+    let (shape, new, classes) = ([150, 398, 398], [200, 512, 512], 3);
+    let logits = noise(shape.iter().product::<usize>() * classes, 1);
+    let mut group = criterion.benchmark_group("export");
+    group.sample_size(10).measurement_time(Duration::from_secs(20));
+    group.throughput(Throughput::Elements(new.iter().product::<usize>() as u64));
+    group.bench_function("labels", |bencher| {
+        bencher.iter(|| {
+            device.install(|| {
+                let mut labelling = PlaneResampler::new(shape, new, None).map(|planes| Labelling::new(planes, classes, false));
+                if let Some(labelling) = &mut labelling {
+                    labelling.push(0, &logits);
+                }
+                black_box(labelling.map(|labelling| labelling.finish().len()))
+            })
+        });
+    });
+}
+
+/// A batch cut, augmented and put together: what a thread does beside the steps.
+fn batches(criterion: &mut Criterion) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let shape = [60, 120, 120];
+    let voxels: usize = shape.iter().product();
+    let label: Vec<i16> = (0..voxels).map(|at| i16::from(at / 7 % 5 == 0)).collect();
+    let case = Preprocessed {
+        shape,
+        image: noise(voxels, 1),
+        uncertainty: None,
+        locations: vec![(vec![1], vec![[30, 60, 60], [20, 40, 90]])],
+        properties: Properties {
+            spacing: [1.0; 3],
+            shape_before_cropping: shape,
+            bbox_used_for_cropping: shape.map(|size| 0..size),
+            shape_after_cropping_and_before_resampling: shape,
+        },
+        label,
+    };
+    case.write(folder.path(), "case")?;
+    let cases = [Case {
+        name: "case".to_owned(),
+        stored: StoredCase::open(folder.path(), "case")?,
+        weight: 1.0,
+    }];
+    let feed = Feed {
+        training: &cases,
+        validation: &cases,
+        augmentation: Augmentation {
+            patch: PATCH,
+            mirrored: vec![0, 1, 2],
+            masked: vec![false],
+        },
+        batch: BATCH,
+        reductions: reductions(&architecture()),
+        seed: 0,
+    };
+    let mut group = criterion.benchmark_group("batch");
+    group.throughput(Throughput::Elements((BATCH * PATCH.iter().product::<usize>()) as u64));
+    let mut number = 0;
+    group.bench_function("training", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            black_box(feed.batch(Purpose::Training, number).image.len())
+        });
+    });
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let device = Device::cpu(0)?;
     let mut criterion = Criterion::default().configure_from_args();
     convolutions(&mut criterion, &device)?;
     norms(&mut criterion, &device)?;
     network(&mut criterion, &device)?;
+    export(&mut criterion, &device);
+    batches(&mut criterion)?;
     criterion.final_summary();
     Ok(())
 }

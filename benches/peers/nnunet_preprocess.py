@@ -1,4 +1,4 @@
-"""Seconds of preprocessing one 512 x 512 x 200 CT-like volume, by nnU-Net and by hpc-seg, with the same plan and number of threads.
+"""Seconds of preprocessing one 512 x 512 x 200 CT-like volume, by nnU-Net and by hpc-seg, with the same plan and number of threads; and of nnU-Net's export of logits to its grid.
 
     PYTHON benches/peers/nnunet_preprocess.py HPC_SEG [--threads 2] [--rounds 2]
 
@@ -52,6 +52,25 @@ def main():
         shutil.copy(plans / "nnUNetPlans.json", target)
         shutil.copy(data / "dataset.json", target)
         from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+        # The export of logits of three classes, on the grids of `cargo bench --bench unet -- export`.
+        import torch
+        from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        manager = PlansManager(json.loads((plans / "nnUNetPlans.json").read_text()))
+        shape = (200, 512, 512)
+        properties = {
+            "shape_before_cropping": shape, "bbox_used_for_cropping": [[0, n] for n in shape], "shape_after_cropping_and_before_resampling": shape, "spacing": [1.5, 0.7, 0.7],
+        }
+        logits = torch.from_numpy(rng.normal(0, 1, (3, 150, 398, 398)).astype(np.float16))
+        label_manager = manager.get_label_manager(dataset | {"labels": {"background": 0, "lesion": 1, "other": 2}})
+        for number in range(args.rounds):
+            begun = time.time()
+            convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, manager, manager.get_configuration("3d_fullres"), label_manager, properties, num_threads_torch=args.threads
+            )
+            print(f"export, round {number}: nnU-Net {time.time() - begun:.2f} s")
 
         for number in range(args.rounds):
             begun = time.time()

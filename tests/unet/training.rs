@@ -219,6 +219,18 @@ fn it_learns_boxes_and_the_model_segments_them() {
         progress(&request.out)[1].split(',').nth(2).unwrap().parse::<f64>().unwrap()
     });
     assert!(on < afresh - 0.3, "losses {on} and {afresh}");
+    // Not for another architecture.
+    let mut wider = prepared;
+    wider.plans.configuration.architecture.features = vec![6, 8, 12];
+    let other = Request {
+        pretrained: Some(out.join("fold_1/checkpoint_final.pth")),
+        ..request(&folder.path().join("wider"))
+    };
+    let error = format!("{:#}", train(&wider, &other, &device, &Stop::new()).unwrap_err());
+    assert!(
+        error.contains("checkpoint_final.pth") && error.contains("encoder.stages.2.0.convs.0.conv.weight"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -339,6 +351,48 @@ fn a_loss_that_is_no_number_stops_with_the_batch_on_disk() {
     assert_eq!(batch.shape("image"), Some(&[2, 8, 16, 16, 1][..]));
     assert_eq!(batch.shape("label"), Some(&[2, 8, 16, 16][..]));
     assert!(batch.metadata("cases").unwrap().contains("box_"));
+}
+
+#[test]
+fn volumes_smaller_than_the_patch_are_trained_on_with_nothing_around_them() {
+    let folder = tempfile::tempdir().unwrap();
+    case(0).write(folder.path(), "small").unwrap();
+    let cases = [Case {
+        name: "small".into(),
+        stored: StoredCase::open(folder.path(), "small").unwrap(),
+        weight: 1.0,
+    }];
+    let patch = [16, 32, 48];
+    let feed = Feed {
+        training: &cases,
+        validation: &cases,
+        augmentation: Augmentation {
+            patch,
+            mirrored: vec![0, 1, 2],
+            masked: vec![false],
+        },
+        batch: 3,
+        reductions: vec![[1; 3]],
+        seed: 1,
+    };
+    let whole = case(0).label.iter().filter(|label| **label == 1).count();
+    for number in 0..20 {
+        let batch = feed.batch(Purpose::Validation, number);
+        let voxels: usize = patch.iter().product();
+        assert!(batch.weights.is_none() && batch.image.len() == 3 * voxels);
+        // An unforced patch holds the whole volume, and zeros.
+        let image = &batch.image[..voxels];
+        assert_eq!(
+            image.iter().filter(|v| **v != 0.0).count(),
+            case(0).image.iter().filter(|v| **v != 0.0).count()
+        );
+        assert_eq!(batch.labels[0][..voxels].iter().filter(|label| **label == 1).count(), whole);
+        assert!(
+            feed.batch(Purpose::Training, number).labels[0]
+                .iter()
+                .all(|label| (0..2).contains(label))
+        );
+    }
 }
 
 #[test]
