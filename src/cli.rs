@@ -1,6 +1,7 @@
 //! The command line as clap sees it: definitions only. What the values mean together is checked in [`commands`](crate::commands).
 
 pub mod evaluate;
+pub mod manual;
 pub mod model;
 pub mod train;
 pub mod unet;
@@ -56,6 +57,10 @@ pub enum Command {
     /// Show versions, processor, threads, memory and licence
     #[command(visible_alias = "doctor")]
     Info(InfoArgs),
+    /// Print a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Write the manual as man pages
+    Man(manual::ManArgs),
 }
 
 /// Arguments of `pseudo-label`.

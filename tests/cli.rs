@@ -392,3 +392,24 @@ fn phantoms_make_a_cohort_that_pseudo_label_understands_and_the_same_one_each_ti
         .contains("cannot be made")
     );
 }
+
+#[test]
+fn shells_and_man_know_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = stdout(&run(&["completions", shell]));
+        assert!(script.contains("pseudo-label") && script.contains("time-budget"), "{shell}");
+    }
+    assert_eq!(run(&["completions", "csh"]).status.code(), Some(2));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("man1");
+    let answer = run(&["man", "--out", out.to_str().unwrap()]);
+    assert!(answer.status.success(), "{}", stderr(&answer));
+    for (words, command) in all_commands() {
+        let name = [&["hpc-seg".to_owned()][..], &words].concat().join("-");
+        let page = std::fs::read_to_string(out.join(format!("{name}.1"))).unwrap();
+        assert!(
+            page.contains(".TH") && page.contains(&format!("{}", command.get_about().unwrap())[..20]),
+            "{name}"
+        );
+    }
+}

@@ -12,6 +12,7 @@ mod bench;
 mod demo;
 mod evaluate;
 mod info;
+mod manual;
 mod model;
 mod phantom;
 mod plan;
@@ -40,6 +41,8 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Weights(command) => weights::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
     }
 }
 

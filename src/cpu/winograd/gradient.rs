@@ -12,6 +12,8 @@ use std::ops::Range;
 /// Tiles of a segment, at least, and the most segments.
 const SEGMENT_TILES: usize = 256;
 const MOST_SEGMENTS: usize = 16;
+/// Floats of the sums of all segments.
+const MOST_SUMS: usize = 1 << 24;
 
 /// A along an axis.
 macro_rules! gradient_transform {
@@ -51,10 +53,9 @@ pub fn gradient(n: usize, size: [usize; 3], x: Input<'_>, d_y: &[f32], outputs: 
     let lanes = simd::level().lanes();
     let widths = [inputs.next_multiple_of(lanes), outputs.next_multiple_of(panel_width(outputs))];
     let rows = Rows::new(n, size, widths[0] + widths[1]);
-    let segments = (rows.all * rows.tiles[2] / SEGMENT_TILES)
-        .clamp(1, MOST_SEGMENTS)
-        .min(rows.blocks());
     let length = PLACES * inputs * widths[1];
+    let most = MOST_SEGMENTS.min(MOST_SUMS / length).max(1);
+    let segments = (rows.all * rows.tiles[2] / SEGMENT_TILES).clamp(1, most).min(rows.blocks());
     let mut sums = vec![0f32; segments * length];
     sums.par_chunks_exact_mut(length).enumerate().for_each(|(segment, sums)| {
         for block in segment * rows.blocks() / segments..(segment + 1) * rows.blocks() / segments {
