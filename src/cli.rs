@@ -3,6 +3,7 @@
 pub mod evaluate;
 pub mod manual;
 pub mod model;
+pub mod run;
 pub mod train;
 pub mod unet;
 
@@ -32,6 +33,8 @@ pub struct Cli {
 pub enum Command {
     /// Label the unlabelled volumes of a cohort from a few labelled ones (TFFS, no training)
     PseudoLabel(Box<PseudoLabelArgs>),
+    /// Label the unlabelled volumes, train on the labels, re-label and train again, until they settle
+    Run(Box<run::RunArgs>),
     /// Make a phantom cohort, label it with the demo network, and show mean Dice and a picture
     Demo(DemoArgs),
     /// Take a data set's fingerprint and plan a 3-D U-Net for it, as nnU-Net does

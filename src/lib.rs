@@ -11,6 +11,8 @@ pub mod bench;
 
 pub mod cohort;
 
+pub mod ssl;
+
 pub mod tffs;
 
 pub mod sam2;

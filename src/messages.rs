@@ -65,7 +65,8 @@ pub fn set_talk(talk: Talk) {
     TALK.store(talk as u8, Ordering::Relaxed);
 }
 
-fn is_heard(level: Level) -> bool {
+/// Whether lines of this level are shown.
+pub fn is_heard(level: Level) -> bool {
     let least = if level == Level::Note { Talk::All } else { Talk::Troubles };
     TALK.load(Ordering::Relaxed) >= least as u8
 }

@@ -407,9 +407,9 @@ fn shells_and_man_know_every_command() {
     for (words, command) in all_commands() {
         let name = [&["hpc-seg".to_owned()][..], &words].concat().join("-");
         let page = std::fs::read_to_string(out.join(format!("{name}.1"))).unwrap();
-        assert!(
-            page.contains(".TH") && page.contains(&format!("{}", command.get_about().unwrap())[..20]),
-            "{name}"
-        );
+        // Hyphens and apostrophes are written as roff wants them.
+        let page = page.replace("\\-", "-");
+        let about = command.get_about().unwrap().to_string();
+        assert!(page.contains(".TH") && page.contains(about.split('\'').next().unwrap()), "{name}");
     }
 }

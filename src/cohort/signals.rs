@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once};
 
 /// The exit code of a run that was stopped and can be continued (`EX_TEMPFAIL`).
 pub const EXIT_STOPPED: i32 = 75;
@@ -25,7 +25,11 @@ pub fn install(stop: &Stop) -> Result<()> {
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         flag::register_usize(signal, stop.cell(), signal as usize).context(installing)?;
     }
-    say_when_asked().context(installing)
+    // Of several commands in one process each has its flag; one line says it for all.
+    static SAYS: Once = Once::new();
+    let mut says = Ok(());
+    SAYS.call_once(|| says = say_when_asked());
+    says.context(installing)
 }
 
 /// A handler must not print, so a thread waits for the signals as well and says what happens now. It lives as long as the process.

@@ -19,6 +19,7 @@ mod plan;
 mod predict;
 mod preprocess;
 mod pseudo_label;
+mod run;
 mod train;
 mod weights;
 
@@ -30,6 +31,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     messages::set_talk(if cli.quiet { Talk::Troubles } else { Talk::All });
     match &cli.command {
         Command::PseudoLabel(args) => pseudo_label::run(args),
+        Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Preprocess(args) => preprocess::run(args),

@@ -8,7 +8,7 @@ use crate::cohort::signals;
 use crate::cohort::{held_out, postprocessing};
 use crate::device::Device;
 use crate::machine::Machine;
-use crate::messages::{self, Progress};
+use crate::messages::Progress;
 use crate::stop::Stop;
 use crate::unet::dataset::Dataset;
 use crate::unet::exchange::Fold;
@@ -53,7 +53,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
         }
         if !args.no_validation && (outcome == Outcome::Trained || !held_out::is_done(&args.out, fold)) {
             let evaluation = held_out::compare(&prepared, &args.out, fold, &device, &stop)?;
-            messages::data(&evaluation.table())?;
+            note!("{}: the held-out cases\n{}", place.display(), evaluation.table().trim_end());
         }
     }
     if let Some(found) = postprocessing::decide(&prepared, &args.out, &stop)? {

@@ -9,6 +9,7 @@ mod geometry;
 mod gpu;
 mod interrupted;
 mod real_input;
+mod rounds;
 mod sameness;
 
 use crate::cohort::files_below;

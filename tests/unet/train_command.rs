@@ -58,7 +58,11 @@ fn a_data_set_becomes_a_model_that_predicts() {
     let plans = phantoms.at("plans/nnUNetPlans.json");
     let course = ["--plans", plans.to_str().unwrap(), "--epochs", "2", "--iterations", "3"];
     let answer = trained(&phantoms, "data", "model", &course).expect(0, &["5 done", "epoch 2 of 2", "fold_0: trained"]);
-    assert!(answer.stdout.contains("dice"), "{}", answer.stdout);
+    assert!(
+        answer.stderr.contains("fold_0: the held-out cases") && answer.stderr.contains("dice"),
+        "{}",
+        answer.stderr
+    );
     for file in [
         "plans.json",
         "dataset.json",

@@ -1,0 +1,196 @@
+//! A round's data set in nnU-Net's layout: the labelled cases and the pseudo-labelled ones, listed with their files where they lie, and the folds that the round trains.
+
+use crate::unet::splits::Split;
+use crate::{atomic_file, bad_input};
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A case with a label of either kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: PathBuf,
+    /// Its label.
+    pub label: PathBuf,
+}
+
+/// What the data set is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Of the image, such as MRI or CT.
+    pub channel: String,
+    /// By value, background first.
+    pub labels: Vec<String>,
+}
+
+impl Description {
+    /// That of `FOLDER/dataset.json`, if there is one of a single channel; else an MRI of labels that are called by their values, up to `most`.
+    pub fn of(folder: &Path, most: u16) -> Self {
+        let text = fs::read_to_string(folder.join("dataset.json")).unwrap_or_default();
+        let known = serde_json::from_str::<Value>(&text).ok().and_then(|json| Self::known(&json, most));
+        known.unwrap_or_else(|| Self {
+            channel: "MRI".to_owned(),
+            labels: (0..=most)
+                .map(|label| {
+                    if label == 0 {
+                        "background".to_owned()
+                    } else {
+                        format!("label_{label}")
+                    }
+                })
+                .collect(),
+        })
+    }
+
+    fn known(json: &Value, most: u16) -> Option<Self> {
+        let channels = json.get("channel_names").or_else(|| json.get("modality"))?.as_object()?;
+        let labels = json.get("labels")?.as_object()?;
+        let name = |label: u16| {
+            labels
+                .iter()
+                .find(|(_, value)| value.as_u64() == Some(u64::from(label)))
+                .map(|(name, _)| name.clone())
+        };
+        Some(Self {
+            channel: channels.values().next()?.as_str()?.to_owned(),
+            labels: (0..=most).map(name).collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Writes `FOLDER/dataset.json` with all cases.
+///
+/// # Errors
+/// A name that stands for two cases; a folder that cannot be written.
+pub fn write_dataset(folder: &Path, description: &Description, members: &[&Member]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = members.iter().find(|member| !seen.insert(&member.name)) {
+        bad_input!(
+            "{}: its name {} stands for two cases; rename one of them",
+            twice.image.display(),
+            twice.name
+        );
+    }
+    let labels: Map<String, Value> = description
+        .labels
+        .iter()
+        .zip(0..)
+        .map(|(name, value): (_, u64)| (name.clone(), value.into()))
+        .collect();
+    let file = |path: &Path| -> Result<Value> {
+        let whole = fs::canonicalize(path).with_context(|| format!("{}: cannot be found", path.display()))?;
+        Ok(json!(whole))
+    };
+    let mut cases = Map::new();
+    for member in members {
+        let entry = json!({"images": [file(&member.image)?], "label": file(&member.label)?});
+        cases.insert(member.name.clone(), entry);
+    }
+    let json = json!({
+        "channel_names": {"0": description.channel},
+        "labels": labels,
+        "numTraining": members.len(),
+        "file_ending": ".nii.gz",
+        "dataset": cases,
+    });
+    write_if_changed(&folder.join("dataset.json"), &json)
+}
+
+/// Writes `FOLDER/splits_final.json`: fold k trains on all labelled cases and the pseudo-labelled ones of the other folds, and holds out its own.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write_splits(folder: &Path, labelled: &[Member], folds: &[Vec<String>]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
+    let split = |held_out: &Vec<String>| {
+        let others = folds.iter().filter(|fold| *fold != held_out).flatten();
+        let mut train: Vec<String> = labelled.iter().map(|member| &member.name).chain(others).cloned().collect();
+        train.sort();
+        Split {
+            train,
+            val: held_out.clone(),
+        }
+    };
+    let splits: Vec<Split> = folds.iter().map(split).collect();
+    write_if_changed(&folder.join("splits_final.json"), &serde_json::to_value(splits)?)
+}
+
+/// What is the same stays as it is, so that nothing made of it looks old.
+fn write_if_changed(path: &Path, json: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(json)? + "\n";
+    if fs::read_to_string(path).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    atomic_file::write_bytes(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unet::dataset::Dataset;
+
+    fn member(folder: &Path, name: &str) -> Member {
+        let [image, label] = ["image", "label"].map(|kind| folder.join(format!("{name}_{kind}.nii.gz")));
+        [&image, &label].into_iter().for_each(|path| fs::write(path, b"").unwrap());
+        Member {
+            name: name.to_owned(),
+            image,
+            label,
+        }
+    }
+
+    #[test]
+    fn a_round_is_a_data_set_whose_folds_never_see_their_own_cases() {
+        let folder = tempfile::tempdir().unwrap();
+        let members: Vec<Member> = ["l", "a", "b", "c"].iter().map(|name| member(folder.path(), name)).collect();
+        let description = Description::of(folder.path(), 2);
+        assert_eq!(description.labels, ["background", "label_1", "label_2"]);
+        let out = folder.path().join("round");
+        write_dataset(&out, &description, &members.iter().collect::<Vec<_>>()).unwrap();
+        let dataset = Dataset::open(&out).unwrap();
+        let cases = dataset.cases().unwrap();
+        assert_eq!(cases.len(), 4);
+        assert!(cases.iter().all(|case| case.images[0].is_file()));
+        let folds = [vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()]];
+        write_splits(&out, &members[..1], &folds).unwrap();
+        let splits: Vec<Split> = serde_json::from_str(&fs::read_to_string(out.join("splits_final.json")).unwrap()).unwrap();
+        assert_eq!(
+            (splits[0].train.join(" "), splits[0].val.join(" ")),
+            ("b c l".to_owned(), "a".to_owned())
+        );
+        assert_eq!(
+            (splits[1].train.join(" "), splits[1].val.join(" ")),
+            ("a l".to_owned(), "b c".to_owned())
+        );
+        let twice = [&members[0], &members[0]];
+        assert!(
+            write_dataset(&out, &description, &twice)
+                .unwrap_err()
+                .to_string()
+                .contains("stands for two cases")
+        );
+    }
+
+    #[test]
+    fn names_come_from_the_labelled_folder_where_it_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let json = json!({"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}});
+        fs::write(folder.path().join("dataset.json"), json.to_string()).unwrap();
+        let found = Description::of(folder.path(), 1);
+        assert_eq!(
+            (found.channel.as_str(), found.labels.join(" ")),
+            ("CT", "background liver".to_owned())
+        );
+        assert_eq!(
+            Description::of(folder.path(), 3).channel,
+            "MRI",
+            "a label that dataset.json does not know"
+        );
+    }
+}
