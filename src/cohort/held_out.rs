@@ -31,6 +31,18 @@ pub fn folder(out: &Path, fold: Fold) -> PathBuf {
     out.join(format!("fold_{fold}")).join(FOLDER)
 }
 
+/// Forgets an earlier comparison: it is of a network that is about to be trained anew.
+///
+/// # Errors
+/// A folder that cannot be removed.
+pub fn forget(out: &Path, fold: Fold) -> Result<()> {
+    let folder = folder(out, fold);
+    if folder.is_dir() {
+        fs::remove_dir_all(&folder).with_context(|| format!("{}: cannot be removed", folder.display()))?;
+    }
+    Ok(())
+}
+
 /// Segments and compares the cases that a trained fold of the model in `out` held out.
 ///
 /// # Errors

@@ -43,6 +43,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     for fold in folds {
         if args.restart {
             fold::restart(&args.out, fold)?;
+            held_out::forget(&args.out, fold)?;
         }
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));

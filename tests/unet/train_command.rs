@@ -78,6 +78,11 @@ fn a_data_set_becomes_a_model_that_predicts() {
     let summary: Value = serde_json::from_slice(&summary).unwrap();
     assert_eq!(summary["metric_per_case"].as_array().map(Vec::len), Some(1));
     trained(&phantoms, "data", "model", &course).expect(0, &["fold_0: was finished before"]);
+    // Trained anew, the fold is compared anew, whenever that is.
+    let anew = [&course[..], &["--restart", "--no-validation"]].concat();
+    trained(&phantoms, "data", "model", &anew).expect(0, &["fold_0: trained"]);
+    assert!(!phantoms.at("model/fold_0/validation").exists());
+    trained(&phantoms, "data", "model", &course).expect(0, &["fold_0: was finished before", "fold_0: the held-out cases"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
     command.args(["predict", "--model"]).arg(phantoms.at("model"));
     command
