@@ -43,35 +43,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Rounds")]
     pub seed: u64,
     /// Options of hpc-seg pseudo-label, such as "--insertions 3 --window 40,400" (default: none)
-    #[arg(
-        long,
-        value_name = "OPTIONS",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true,
-        help_heading = "Steps"
-    )]
-    pub label_options: String,
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true, help_heading = "Steps")]
+    pub label_options: Option<String>,
     /// Options of hpc-seg plan, such as "--patch 48,192,192" (default: none)
-    #[arg(
-        long,
-        value_name = "OPTIONS",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true,
-        help_heading = "Steps"
-    )]
-    pub plan_options: String,
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true, help_heading = "Steps")]
+    pub plan_options: Option<String>,
     /// Options of hpc-seg train, such as "--epochs 250 --time-budget 2h" (default: none)
-    #[arg(
-        long,
-        value_name = "OPTIONS",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true,
-        help_heading = "Steps"
-    )]
-    pub train_options: String,
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true, help_heading = "Steps")]
+    pub train_options: Option<String>,
 
     /// Threads to work with (default: all this process may use)
     #[arg(long, value_name = "N", help_heading = "Machine")]

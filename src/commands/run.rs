@@ -30,7 +30,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             args.settled
         );
     }
-    if args.train_options.split_whitespace().any(|word| word == "--no-validation") {
+    let train_options = args.train_options.as_deref().unwrap_or_default();
+    if train_options.split_whitespace().any(|word| word == "--no-validation") {
         bad_input!("--train-options --no-validation: the held-out cases are what a round re-labels; leave it out");
     }
     let stop = Stop::new();
@@ -106,12 +107,13 @@ impl Work<'_> {
     }
 
     /// Runs a command of this program with options of its own and the user's.
-    fn step(&self, words: &[&dyn AsRef<std::ffi::OsStr>], option: &str, more: &str) -> Result<Exit> {
+    fn step(&self, words: &[&dyn AsRef<std::ffi::OsStr>], option: &str, more: Option<&str>) -> Result<Exit> {
         let mut line: Vec<OsString> = vec!["hpc-seg".into()];
         line.extend(words.iter().map(|word| word.as_ref().to_owned()));
         if let Some(threads) = self.args.threads {
             line.extend(["--threads".into(), threads.to_string().into()]);
         }
+        let more = more.unwrap_or_default();
         line.extend(more.split_whitespace().map(OsString::from));
         if !messages::is_heard(messages::Level::Note) {
             line.push("--quiet".into());
@@ -141,7 +143,7 @@ impl Work<'_> {
         if let Some(pattern) = &args.group_regex {
             words.extend([&"--group-regex" as &dyn AsRef<std::ffi::OsStr>, pattern]);
         }
-        self.step(&words, "--label-options", &args.label_options)
+        self.step(&words, "--label-options", args.label_options.as_deref())
     }
 
     /// The unlabelled cases that have a pseudo-label.
@@ -188,10 +190,14 @@ impl Work<'_> {
         let plans = self.args.out.join("plans");
         let file = plans.join("nnUNetPlans.json");
         if !file.is_file() {
-            self.step(&[&"plan", &dataset, &"--out", &plans], "--plan-options", &self.args.plan_options)?;
+            self.step(
+                &[&"plan", &dataset, &"--out", &plans],
+                "--plan-options",
+                self.args.plan_options.as_deref(),
+            )?;
         }
         note!("round {round}: preprocessing");
-        let exit = self.step(&[&"preprocess", &dataset, &"--plans", &file, &"--out", &preprocessed], "", "")?;
+        let exit = self.step(&[&"preprocess", &dataset, &"--plans", &file, &"--out", &preprocessed], "", None)?;
         if !matches!(exit, Exit::Done) {
             self.stop.check()?;
             bad_input!(
@@ -205,7 +211,7 @@ impl Work<'_> {
         self.step(
             &[&"train", &preprocessed, &"--out", &model, &"--fold", &numbers, &"--seed", &seed],
             "--train-options",
-            &self.args.train_options,
+            self.args.train_options.as_deref(),
         )?;
         let out = self.pseudo_labels(round);
         fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
