@@ -9,9 +9,9 @@ use crate::ops::components::keep_largest;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
 use crate::unet::trainer::fold::Prepared;
-use crate::volume::{AxisMap, Volume};
+use crate::volume::Volume;
 use crate::{atomic_file, bad_input};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -168,12 +168,7 @@ fn mean_dice(pairs: &[Pair], classes: u8, ignored: Option<u8>, of: &Postprocessi
 /// Labels and sizes (x, y, z).
 fn read(path: &Path) -> Result<(Vec<u8>, [usize; 3])> {
     let volume = Volume::open(path)?;
-    let labels = volume.labels(&AxisMap::default())?;
-    let labels: Result<Vec<u8>, _> = labels.into_iter().map(u8::try_from).collect();
-    Ok((
-        labels.with_context(|| format!("{}: has labels above 255", path.display()))?,
-        volume.dims(),
-    ))
+    Ok((volume.labels_u8()?, volume.dims()))
 }
 
 #[cfg(test)]

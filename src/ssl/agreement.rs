@@ -3,8 +3,8 @@
 use crate::bad_input;
 use crate::metrics::dice::dice_per_class;
 use crate::stop::Stop;
-use crate::volume::{AxisMap, Volume};
-use anyhow::{Context, Result};
+use crate::volume::Volume;
+use anyhow::Result;
 use std::path::Path;
 
 /// Mean Dice of the foreground classes between the label maps `A/NAME.nii.gz` and `B/NAME.nii.gz`, over all cases and classes that either has; 1 if there are none.
@@ -16,7 +16,8 @@ pub fn mean_dice(a: &Path, b: &Path, names: &[String], classes: u8, stop: &Stop)
     let mut found = Vec::new();
     for name in names {
         stop.check()?;
-        let [first, second] = [labels(a, name)?, labels(b, name)?];
+        let labels = |folder: &Path| Volume::open(&folder.join(format!("{name}.nii.gz")))?.labels_u8();
+        let [first, second] = [labels(a)?, labels(b)?];
         if first.len() != second.len() {
             bad_input!("{name}: has other sizes in {} than in {}", a.display(), b.display());
         }
@@ -27,11 +28,4 @@ pub fn mean_dice(a: &Path, b: &Path, names: &[String], classes: u8, stop: &Stop)
     } else {
         found.iter().sum::<f64>() / found.len() as f64
     })
-}
-
-fn labels(folder: &Path, name: &str) -> Result<Vec<u8>> {
-    let path = folder.join(format!("{name}.nii.gz"));
-    let labels = Volume::open(&path)?.labels(&AxisMap::default())?;
-    let labels: Result<Vec<u8>, _> = labels.into_iter().map(u8::try_from).collect();
-    labels.with_context(|| format!("{}: has labels above 255", path.display()))
 }

@@ -17,7 +17,7 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 pub use datatype::Datatype;
 use datatype::{Row, decode_row};
@@ -201,6 +201,16 @@ impl Volume {
             self.label_slice_into(axes, index, slice)?;
         }
         Ok(labels)
+    }
+
+    /// The same as 8-bit numbers, in the file's own axes.
+    ///
+    /// # Errors
+    /// As [`Volume::labels`]; a label above 255.
+    pub fn labels_u8(&self) -> Result<Vec<u8>> {
+        let labels = self.labels(&AxisMap::default())?;
+        let labels: Result<Vec<u8>, _> = labels.into_iter().map(u8::try_from).collect();
+        labels.with_context(|| format!("{}: has labels above 255", self.path().display()))
     }
 
     /// Stored index (x, y, z) and value of the first voxel that is NaN or infinite, in stored order; `None` if there is none.

@@ -1,11 +1,11 @@
 //! The state of a training run, and its checkpoints: `checkpoint_latest.safetensors` and the one before it, each whole or not there at all.
 
 use super::history::History;
+use crate::bad_input;
 use crate::unet::network::Network;
 use crate::unet::optimiser::Optimiser;
 use crate::warning;
 use crate::weights::{Checkpoint, StrictLoader, write_safetensors};
-use crate::{bad_input, stop};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -143,9 +143,4 @@ pub fn remove(folder: &Path) {
         // What stays behind is only large: a finished run does not look at it.
         let _ = fs::remove_file(folder.join(name));
     }
-}
-
-/// Whether an error is one of a disk that may have room again later, so that a run goes on without a checkpoint.
-pub fn can_wait(error: &anyhow::Error) -> bool {
-    !stop::is_stopped(error) && crate::atomic_file::is_disk_full(error)
 }

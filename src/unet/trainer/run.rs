@@ -1,9 +1,10 @@
 //! The loop: steps, online validation, checkpoints every few minutes, an early end.
 
 use super::batches::{Batch, Feed, Purpose, ahead};
-use super::checkpoint::{Course, State, can_wait};
+use super::checkpoint::{Course, State};
 use super::history::{Epoch, Progress};
 use super::schedule::{epochs_within, learning_rate};
+use crate::atomic_file::is_disk_full;
 use crate::clock;
 use crate::device::Device;
 use crate::messages;
@@ -176,7 +177,7 @@ impl Run<'_> {
         *saved = Instant::now();
         match state.save(self.folder) {
             // Room may be made until the next one is due.
-            Err(error) if can_wait(&error) => warning!("{error:#}; training goes on, make room before the next checkpoint"),
+            Err(error) if is_disk_full(&error) => warning!("{error:#}; training goes on, make room before the next checkpoint"),
             other => other?,
         }
         Ok(())
