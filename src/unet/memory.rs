@@ -1,5 +1,6 @@
 //! What a training step takes, counted before there is one: the tensors of [`Network::step`](super::network::Network::step) in the order in which they come and go, and the parameters
-//! beside them. The device keeps a buffer that was given back for the next tensor of its length, so that what a process holds is, for every length, the most that lived at a time.
+//! beside them. The device keeps a buffer that was given back for the next tensor of its length, so that what a process holds is, for every length, the most that lived at a time. Not counted: working
+//! memory of products, a few MiB a thread and at most 64 MiB for the weights' gradients.
 
 use super::architecture::{Architecture, Family};
 use super::names::parameters;
