@@ -5,18 +5,19 @@
 // memory_attention_tables.cu and place [times, positions, 64] f16 = spatial + temporal position. A pointer's key is a token without rotation: since R(0) = 1 it stands
 // at position 0, without a place. tables, biases: see there. lanes: see memory.cuh. partial [splits, lanes * positions, 66] f32: weighted tokens, maximum, sum.
 //
-// Parallelisation: a block takes 128 queries of one lane (32 per warp) and one split: STRIP columns of the grid, of the rows of one part. Every thread keeps its own
+// Parallelisation: a block takes 32 WARPS queries of one lane and one split: STRIP columns of the grid, of the rows of one part. Every thread keeps its own
 // fragments of X of the strip in shared memory (16-byte slots of its own: no conflict, no barrier) and of Y[y] in registers; their f16 sum is the left operand
-// for all tokens of a position, which come in tiles of 32. All threads fetch the next tile into registers while this one is computed, and leave it in shared memory twice:
-// token + place as key, token as value. Splits follow from the grid and the number of tokens alone. Splits of the same queries and lanes run side by side, so that
+// for all tokens of a position, which come in tiles of TOKENS. All threads start the copy of the next tile while this one is computed, and then turn it, in place, into
+// keys (token + place) and values. Splits follow from the grid and the number of tokens alone. Splits of the same queries and lanes run side by side, so that
 // tables and tokens are read from memory about once and else from L2.
 // Flops: 4 . 64 per query and token (tiles of 16: 19 tokens at a position cost 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
 // + 1 per token; from shared memory 64 bytes per clock at the full rate of the tensor cores (half of what there is, because a fragment of tokens serves 32 queries).
-// Registers: 64 sums, 32 Y, 32 X + Y, 16 scores, 16 for the next tile. Shared memory 80 KiB: two blocks per multiprocessor of sm_80.
+// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores. Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80.
 // Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp.
-// Not tried: m16n8k8 for an odd group of 8 tokens; cp.async (tokens pass through registers anyway, to become f16).
+// Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 % slower at 19.
+// A position costs 1.6 us per block whatever its tokens; see benches/runs/2026-11-27-h200. Not tried: m16n8k8 for an odd group of 8 tokens; reaching for tokens and Y more than a position ahead.
 #include "memory.cuh"
 #include "tile.cuh"
 
