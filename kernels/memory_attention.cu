@@ -16,7 +16,7 @@
 // Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp.
-// Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 % slower at 19.
+// Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
 // A position costs 1.6 us per block whatever its tokens; see benches/runs/2026-11-27-h200. Not tried: m16n8k8 for an odd group of 8 tokens; reaching for tokens and Y more than a position ahead.
 #include "memory.cuh"
 #include "tile.cuh"
