@@ -36,6 +36,23 @@ impl Machine {
     }
 }
 
+/// Host and number of this process, as in `node7:4711`.
+pub fn process() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "?" } else { host.trim() };
+    format!("{host}:{}", std::process::id())
+}
+
+/// The most memory that this process held since its start or the last [`forget_peak_memory`]; `None` where the system does not tell.
+pub fn peak_memory_bytes() -> Option<u64> {
+    kibibytes_of(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
+}
+
+/// Begins to look for the most memory anew; where the system does not allow it, the peak stays that since the start.
+pub fn forget_peak_memory() {
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// The vector features of this processor that matter to results and speed.
 pub fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
@@ -84,5 +101,14 @@ mod tests {
         assert_eq!(cpu_name("processor\t: 0\nmodel name\t: Fast 9000\n"), "Fast 9000");
         assert_eq!(cpu_name(""), std::env::consts::ARCH);
         assert!(Machine::detect().threads >= 1);
+    }
+
+    #[test]
+    fn the_peak_of_memory_can_be_taken_again() {
+        let Some(before) = peak_memory_bytes() else { return };
+        let filled = vec![1u8; 300 << 20];
+        let with = peak_memory_bytes().unwrap();
+        assert!(with >= before.max(300 << 20), "{before} {with} {}", filled[77]);
+        assert!(process().ends_with(&format!(":{}", std::process::id())));
     }
 }

@@ -7,7 +7,7 @@ use crate::clock;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -88,11 +88,28 @@ pub fn report(error: &anyhow::Error) {
     write_talk(&chain_text(error));
 }
 
+/// Whether what commands say to stdout goes to stderr instead: for a command that runs others and has an answer of its own.
+static DATA_IS_TALK: AtomicBool = AtomicBool::new(false);
+
+/// Lets `work` run with its [data] on stderr, as notes.
+pub fn with_data_as_talk<T>(work: impl FnOnce() -> T) -> T {
+    DATA_IS_TALK.store(true, Ordering::Relaxed);
+    let result = work();
+    DATA_IS_TALK.store(false, Ordering::Relaxed);
+    result
+}
+
 /// Writes text to stdout and flushes it. When whoever read stdout has gone, the text is dropped: they had what they wanted.
 ///
 /// # Errors
 /// When stdout cannot be written to for another reason, such as a full disk.
 pub fn data(text: &str) -> anyhow::Result<()> {
+    if DATA_IS_TALK.load(Ordering::Relaxed) {
+        if is_heard(Level::Note) {
+            write_talk(text);
+        }
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -33,6 +33,9 @@ pub struct TrainArgs {
     /// Checkpoint whose weights, but for the heads, to start from (default: random weights)
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     pub pretrained: Option<PathBuf>,
+    /// Checkpoint of a network like this one whose weights to start from (default: random weights)
+    #[arg(long, value_name = "FILE", conflicts_with = "pretrained", help_heading = "Input and output")]
+    pub warm_start: Option<PathBuf>,
 
     /// Epochs
     #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Course")]

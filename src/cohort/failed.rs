@@ -9,16 +9,43 @@ use std::path::{Path, PathBuf};
 /// The list's name in the output folder.
 pub const FILE_NAME: &str = "failed.csv";
 
-/// The failed cases of an output folder, earlier runs' included until their cases succeed.
+/// The failed cases of an output folder, earlier runs' and other processes' included until their cases succeed.
 #[derive(Debug)]
-pub struct Failures {
+struct Failures {
     path: PathBuf,
     rows: BTreeMap<String, [String; 2]>, // case -> stage, error
 }
 
+/// Notes that `case` failed in `stage`. Only one process at a time may do so.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn add(folder: &Path, case: &str, stage: &str, error: &str) -> Result<()> {
+    let mut failures = Failures::read(folder);
+    failures.rows.insert(case.to_string(), [stage.to_string(), error.to_string()]);
+    failures.write()
+}
+
+/// Notes that `case` did not fail after all. Only one process at a time may do so.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn remove(folder: &Path, case: &str) -> Result<()> {
+    let mut failures = Failures::read(folder);
+    match failures.rows.remove(case) {
+        Some(_) => failures.write(),
+        None => Ok(()),
+    }
+}
+
+/// How many cases are on the list.
+pub fn count(folder: &Path) -> usize {
+    Failures::read(folder).rows.len()
+}
+
 impl Failures {
-    /// Reads the list of an earlier run; rows that cannot be read are forgotten.
-    pub fn open(folder: &Path) -> Self {
+    /// Reads the list; rows that cannot be read are forgotten.
+    fn read(folder: &Path) -> Self {
         let path = folder.join(FILE_NAME);
         let records = csv::Reader::from_path(&path)
             .map(|reader| reader.into_records().flatten().collect::<Vec<_>>())
@@ -31,28 +58,6 @@ impl Failures {
             rows: rows.collect(),
             path,
         }
-    }
-
-    /// Notes that `case` failed in `stage`.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn add(&mut self, case: &str, stage: &str, error: &str) -> Result<()> {
-        self.rows.insert(case.to_string(), [stage.to_string(), error.to_string()]);
-        self.write()
-    }
-
-    /// Notes that `case` did not fail after all.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn remove(&mut self, case: &str) -> Result<()> {
-        if self.rows.remove(case).is_some() { self.write() } else { Ok(()) }
-    }
-
-    /// How many cases are on the list.
-    pub fn count(&self) -> usize {
-        self.rows.len()
     }
 
     fn write(&self) -> Result<()> {

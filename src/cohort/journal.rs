@@ -1,17 +1,17 @@
 //! The journal is the memory of an output folder: one JSON object per line, only ever appended to, so that a run killed at any moment can go on.
 //!
-//! A case is finished when its last event is `done` and its outputs are there. A line that was torn by a crash is passed over.
+//! Several processes may append to it; each reads what the others wrote before it takes a case. A case is finished when its last event is `done` and its outputs are there. A line that was torn by a crash is passed over.
 
-use crate::bad_input;
-use crate::clock;
 use crate::cohort::hashes::{FileHashes, HashedFile};
+use crate::cohort::presence::Presence;
 use crate::cohort::settings::hash_of;
+use crate::{clock, machine};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The journal's name in the output folder.
@@ -111,12 +111,27 @@ pub struct Entry {
     /// Version of this program.
     #[serde(default)]
     pub version: String,
+    /// Host and number of the process that says so.
+    #[serde(default)]
+    pub process: String,
     /// What the result depends on; with `done`.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
+    /// What it took; with `done`, where it was measured.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
     /// The stage that failed and the error; with `failed`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
+}
+
+/// What a piece of work took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// The most memory that the process held meanwhile; none where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// Whether a case has to be worked on.
@@ -130,64 +145,63 @@ pub enum Status {
     Changed(Vec<String>),
 }
 
-/// The open journal of an output folder. While it is open, no other process can open it (where the file system knows locks).
+/// The open journal of an output folder.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
+    presence: Presence,
     finished: HashMap<String, Fingerprint>,
-    known: BTreeSet<String>,
+    latest: BTreeMap<String, Entry>,
+    /// How much of the file is taken in.
+    read: u64,
     unreadable_lines: usize,
-    is_locked: bool,
 }
 
 impl Journal {
-    /// Opens or creates the journal of `folder` and reads what it says.
+    /// Opens or creates the journal of `folder` and reads what it says. Others who open it wait until this one [lets them in](Presence::let_others_in).
     ///
     /// # Errors
-    /// When the file cannot be opened, or another process works in the folder.
+    /// When the file cannot be opened.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE_NAME);
         let opening = || format!("cannot open the journal {}", path.display());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .with_context(opening)?;
-        let is_locked = match file.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock) => {
-                bad_input!(
-                    "another hpc-seg is writing to {}; wait for it, or choose another --out",
-                    folder.display()
-                );
-            }
-            // Not every network file system knows locks; the journal works without one.
-            Err(TryLockError::Error(_)) => false,
-        };
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0)).with_context(opening)?;
-        file.read_to_end(&mut bytes).with_context(opening)?;
-        if bytes.last().is_some_and(|last| *last != b'\n') {
-            file.write_all(b"\n").with_context(opening)?; // ends the torn line, so that the next entry stands alone
-        }
-        let (finished, known) = (HashMap::new(), BTreeSet::new());
+        let presence = Presence::enter(folder).with_context(opening)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let mut journal = Self {
-            file,
-            path,
-            finished,
-            known,
+            file: file.with_context(opening)?,
+            path: path.clone(),
+            presence,
+            finished: HashMap::new(),
+            latest: BTreeMap::new(),
+            read: 0,
             unreadable_lines: 0,
-            is_locked,
         };
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        journal.refresh().with_context(opening)?;
+        Ok(journal)
+    }
+
+    /// Takes in what was written since, by this process or others.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn refresh(&mut self) -> Result<()> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(self.read))?;
+        self.file.read_to_end(&mut bytes)?;
+        // A last line without an end may still be in the writing, unless nobody else is there to write it.
+        let whole = match self.presence.is_alone() {
+            true => bytes.len(),
+            false => bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
+        };
+        self.read += whole as u64;
+        for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice::<Entry>(line) {
-                Ok(entry) => journal.take_in(entry),
-                Err(_) => journal.unreadable_lines += 1,
+                Ok(entry) => self.take_in(entry),
+                Err(_) => self.unreadable_lines += 1,
             }
         }
-        Ok(journal)
+        Ok(())
     }
 
     /// Appends an event and sends it to the disk.
@@ -195,23 +209,75 @@ impl Journal {
     /// # Errors
     /// When the journal cannot be written to.
     pub fn append(&mut self, case: &str, event: Event, fingerprint: Option<Fingerprint>, error: &str) -> Result<()> {
-        let (time, version) = (clock::now(), env!("CARGO_PKG_VERSION").to_string());
+        self.append_with(case, event, fingerprint, None, error)
+    }
+
+    /// The same, with what the work took.
+    ///
+    /// # Errors
+    /// When the journal cannot be written to.
+    pub fn append_with(
+        &mut self,
+        case: &str,
+        event: Event,
+        fingerprint: Option<Fingerprint>,
+        cost: Option<Cost>,
+        error: &str,
+    ) -> Result<()> {
         let entry = Entry {
-            time,
+            time: clock::now(),
             case: case.to_string(),
             event,
-            version,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            process: machine::process(),
             fingerprint,
+            cost,
             error: error.to_string(),
         };
-        let writing = || format!("cannot write to the journal {}", self.path.display());
         let line = serde_json::to_string(&entry)? + "\n";
-        self.file
-            .write_all(line.as_bytes())
-            .and_then(|()| self.file.sync_data())
-            .with_context(writing)?;
-        self.take_in(entry);
-        Ok(())
+        let path = self.path.clone();
+        let writing = || format!("cannot write to the journal {}", path.display());
+        self.exclusively(|journal| {
+            // A torn line of a killed process is ended, so that this one stands alone.
+            let end = if journal.ends_torn()? { "\n" } else { "" };
+            journal.file.write_all((end.to_owned() + &line).as_bytes())?;
+            Ok(journal.file.sync_data()?)
+        })
+        .with_context(writing)?;
+        self.refresh().with_context(writing)
+    }
+
+    fn ends_torn(&mut self) -> Result<bool> {
+        let mut last = [b'\n'];
+        if self.file.seek(SeekFrom::End(0))? > 0 {
+            self.file.seek(SeekFrom::End(-1))?;
+            self.file.read_exact(&mut last)?;
+        }
+        Ok(last != [b'\n'])
+    }
+
+    /// Does something while no other process does so.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn exclusively<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        // Where the file system knows no locks, only one process may work anyway.
+        let is_locked = self.file.lock().is_ok();
+        let result = work(self);
+        if is_locked {
+            self.file.unlock()?;
+        }
+        result
+    }
+
+    /// This process among those in the folder.
+    pub fn presence(&mut self) -> &mut Presence {
+        &mut self.presence
+    }
+
+    /// The last event of every case, by name.
+    pub fn latest(&self) -> &BTreeMap<String, Entry> {
+        &self.latest
     }
 
     /// Whether `case` is finished with exactly this fingerprint, all of `outputs` being there.
@@ -235,17 +301,12 @@ impl Journal {
 
     /// Whether any event of `case` was ever written down.
     pub fn knows(&self, case: &str) -> bool {
-        self.known.contains(case)
+        self.latest.contains_key(case)
     }
 
     /// How many lines could not be read (torn by a crash, or edited).
     pub fn unreadable_lines(&self) -> usize {
         self.unreadable_lines
-    }
-
-    /// Whether this process has the folder for itself for certain.
-    pub fn is_locked(&self) -> bool {
-        self.is_locked
     }
 
     /// The hashes of all files that finished cases depend on.
@@ -258,17 +319,40 @@ impl Journal {
         hashes
     }
 
-    fn take_in(&mut self, entry: Entry) {
-        self.known.insert(entry.case.clone());
-        match (entry.event, entry.fingerprint) {
+    fn take_in(&mut self, mut entry: Entry) {
+        let case = entry.case.clone();
+        match (entry.event, entry.fingerprint.take()) {
             (Event::Done, Some(fingerprint)) => {
-                self.finished.insert(entry.case, fingerprint);
+                self.finished.insert(case.clone(), fingerprint);
             }
+            (Event::Skipped, _) if self.latest.contains_key(&case) => return,
             (Event::Skipped, _) => {}
             // A new attempt may have replaced some outputs and not others, so what was finished before no longer is.
             _ => {
-                self.finished.remove(&entry.case);
+                self.finished.remove(&case);
             }
         }
+        self.latest.insert(case, entry);
     }
+}
+
+/// What a journal says last of every case, without entering its folder; nothing where there is none.
+///
+/// # Errors
+/// A journal that cannot be read.
+pub fn latest_in(folder: &Path) -> Result<BTreeMap<String, Entry>> {
+    let path = folder.join(FILE_NAME);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
+    };
+    let entries = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+    let mut latest = BTreeMap::new();
+    for entry in entries.filter(|entry| entry.event != Event::Skipped) {
+        latest.insert(entry.case.clone(), entry);
+    }
+    Ok(latest)
 }

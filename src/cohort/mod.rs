@@ -19,6 +19,7 @@ pub mod layouts;
 pub mod output;
 pub mod phantoms;
 pub mod postprocessing;
+pub mod presence;
 pub mod runner;
 pub mod settings;
 pub mod signals;

@@ -1,14 +1,17 @@
 //! The runner has a cohort's cases worked on, by one worker or several: skips the finished ones, keeps going past those that fail, stops when asked to.
+//! Other processes may work on the same cohort into the same folder; each case is one's only.
 
-use crate::cohort::failed::Failures;
+use crate::cohort::failed;
 use crate::cohort::hashes::FileHashes;
 use crate::cohort::journal::{Event, Fingerprint, Journal, Status};
+use crate::cohort::presence::Claim;
+use crate::cohort::settings::hash_of;
 use crate::messages::{self, Level, Progress};
 use crate::stop::{self, Stop};
 use crate::{atomic_file, bad_input, note, panics, warning};
 use anyhow::{Context, Error, Result, anyhow};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,6 +63,8 @@ pub struct Summary {
     pub stopped: bool,
     /// Not begun, or interrupted, because of the signal.
     pub open: Vec<String>,
+    /// In work by other processes.
+    pub elsewhere: Vec<String>,
 }
 
 /// How a command ended, when it did not fail as a whole.
@@ -69,6 +74,8 @@ pub enum Exit {
     Done,
     /// Done, but some cases failed; they are listed in `failed.csv`.
     SomeFailed,
+    /// Done, but for cases that other processes work on.
+    Elsewhere,
     /// Stopped on a signal; the same command goes on.
     Stopped,
 }
@@ -77,7 +84,7 @@ impl Exit {
     /// The process's exit code.
     pub fn code(self) -> i32 {
         match self {
-            Exit::Done => 0,
+            Exit::Done | Exit::Elsewhere => 0,
             Exit::SomeFailed => 3,
             Exit::Stopped => crate::cohort::signals::EXIT_STOPPED,
         }
@@ -87,10 +94,11 @@ impl Exit {
 impl Summary {
     /// How the run ended.
     pub fn exit(&self) -> Exit {
-        match (self.stopped, self.failed.is_empty()) {
-            (true, _) => Exit::Stopped,
-            (false, true) => Exit::Done,
-            (false, false) => Exit::SomeFailed,
+        match self {
+            _ if self.stopped => Exit::Stopped,
+            _ if !self.failed.is_empty() => Exit::SomeFailed,
+            _ if !self.elsewhere.is_empty() => Exit::Elsewhere,
+            _ => Exit::Done,
         }
     }
 
@@ -106,6 +114,7 @@ impl Summary {
             (self.skipped.len(), "were finished before"),
             (self.failed.len(), "failed (see failed.csv)"),
             (self.open.len(), "left open"),
+            (self.elsewhere.len(), "in work by another hpc-seg"),
         ];
         parts.extend(
             counts
@@ -158,6 +167,8 @@ pub fn run<T: Sync>(
 ) -> Result<Summary> {
     refuse_foreign_files(out, journal, tasks)?;
     clean_up(out, journal, tasks);
+    let works_by = hash_of(&json!([conditions.weights_sha256, conditions.settings]))?;
+    journal.presence().let_others_in(&works_by)?;
     let run = Run {
         out,
         tasks,
@@ -165,9 +176,9 @@ pub fn run<T: Sync>(
         stop,
         has_several: workers.len() > 1,
         next: AtomicUsize::new(0),
+        later: Mutex::default(),
         state: Mutex::new(State {
             hashes: journal.hashes(),
-            failures: Failures::open(out),
             journal,
             summary: Summary::default(),
             fatal: None,
@@ -191,26 +202,45 @@ struct Run<'a, T> {
     has_several: bool,
     /// The first task that nobody has taken.
     next: AtomicUsize,
+    /// Tasks that others had when it was their turn; looked at again in the end, should their process have been killed.
+    later: Mutex<Vec<usize>>,
     state: Mutex<State<'a>>,
 }
 
 struct State<'a> {
     journal: &'a mut Journal,
-    failures: Failures,
     hashes: FileHashes,
     summary: Summary,
     /// What ended the run.
     fatal: Option<Error>,
 }
 
+/// Whose a case is.
+enum Begun {
+    /// This run's, until the claim is dropped.
+    Mine(Claim, Fingerprint),
+    /// Nobody's: it is finished already.
+    Finished,
+    /// Another process's.
+    Elsewhere,
+}
+
 impl<'a, T: Sync> Run<'a, T> {
     /// A worker's day. What it leaves of a case is done beside the next one, and is over before the one after that begins.
     fn serve<'scope>(&'scope self, worker: &mut impl Worker<T>, scope: &'scope Scope<'scope, '_>) {
         let mut behind: Option<ScopedJoinHandle<'scope, ()>> = None;
-        while let Some((index, task)) = self.take() {
-            let fingerprint = match panics::catch(|| self.begin(task)) {
-                Ok(Some(fingerprint)) => fingerprint,
-                Ok(None) => continue,
+        while let Some((index, task, is_last_chance)) = self.take() {
+            let (claim, fingerprint) = match panics::catch(|| self.begin(task)) {
+                Ok(Begun::Mine(claim, fingerprint)) => (claim, fingerprint),
+                Ok(Begun::Finished) => continue,
+                Ok(Begun::Elsewhere) if is_last_chance => {
+                    self.state().summary.elsewhere.push(task.name.clone());
+                    continue;
+                }
+                Ok(Begun::Elsewhere) => {
+                    self.later.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                    continue;
+                }
                 Err(error) => {
                     self.failed(task, "start", error);
                     continue;
@@ -232,25 +262,36 @@ impl<'a, T: Sync> Run<'a, T> {
             match worked {
                 Ok(Worked::Done(outcome)) => self.end(task, fingerprint, &stage, Ok(outcome)),
                 Ok(Worked::Left(finish)) => {
-                    behind = Some(scope.spawn(move || self.end(task, fingerprint, "writing", panics::catch(finish))));
+                    behind = Some(scope.spawn(move || {
+                        self.end(task, fingerprint, "writing", panics::catch(finish));
+                        drop(claim);
+                    }));
                 }
                 Err(error) => self.end(task, fingerprint, &stage, Err(error)),
             }
         }
     }
 
-    /// The next task, unless the run is over.
-    fn take(&self) -> Option<(usize, &Task<T>)> {
+    /// The next task, unless the run is over; and whether it is the last time that it is taken.
+    fn take(&self) -> Option<(usize, &Task<T>, bool)> {
         if self.stop.is_requested() || self.state().fatal.is_some() {
             return None;
         }
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        Some((index, self.tasks.get(index)?))
+        if let Some(task) = self.tasks.get(index) {
+            return Some((index, task, false));
+        }
+        let index = self.later.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        Some((index, &self.tasks[index], true))
     }
 
-    /// Writes down that work on a case begins, and what its result will depend on; none if it is finished already.
-    fn begin(&self, task: &Task<T>) -> Result<Option<Fingerprint>> {
+    /// Claims a case, and writes down that work on it begins and what its result will depend on.
+    fn begin(&self, task: &Task<T>) -> Result<Begun> {
         let mut state = self.state();
+        let Some(claim) = state.journal.presence().claim(&task.name)? else {
+            return Ok(Begun::Elsewhere);
+        };
+        state.journal.refresh()?;
         let inputs = task
             .inputs
             .iter()
@@ -262,9 +303,9 @@ impl<'a, T: Sync> Run<'a, T> {
             Status::Finished => {
                 state.journal.append(&task.name, Event::Skipped, None, "")?;
                 note!("{}: finished before, skipped", task.name);
-                state.failures.remove(&task.name)?;
+                state.journal.exclusively(|_| failed::remove(self.out, &task.name))?;
                 state.summary.skipped.push(task.name.clone());
-                return Ok(None);
+                return Ok(Begun::Finished);
             }
             Status::Changed(changes) => note!("{}: done again, because {}", task.name, changes.join("; ")),
             Status::Open => {}
@@ -274,7 +315,7 @@ impl<'a, T: Sync> Run<'a, T> {
         for path in outputs.iter().filter(|path| path.exists()) {
             fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
         }
-        Ok(Some(fingerprint))
+        Ok(Begun::Mine(claim, fingerprint))
     }
 
     /// Writes down what became of a case.
@@ -289,7 +330,8 @@ impl<'a, T: Sync> Run<'a, T> {
             Ok(outcome) => {
                 let mut state = self.state();
                 let written = state.journal.append(&task.name, Event::Done, Some(fingerprint), "");
-                if let Err(error) = written.and_then(|()| state.failures.remove(&task.name)) {
+                let listed = |journal: &mut Journal| journal.exclusively(|_| failed::remove(self.out, &task.name));
+                if let Err(error) = written.and_then(|()| listed(state.journal)) {
                     drop(state);
                     return self.failed(task, stage, error);
                 }
@@ -322,7 +364,7 @@ impl<'a, T: Sync> Run<'a, T> {
             messages::say(Level::Error, format_args!("{name} failed ({stage}): {text}"));
             state.summary.failed.push((name.clone(), text.clone()));
             let listed = state.journal.append(name, Event::Failed, None, &format!("{stage}: {text}"));
-            listed.and_then(|()| state.failures.add(name, stage, &text))
+            listed.and_then(|()| state.journal.exclusively(|_| failed::add(self.out, name, stage, &text)))
         };
         if let Err(error) = written {
             state.fatal.get_or_insert(error);
@@ -344,13 +386,15 @@ impl<'a, T: Sync> Run<'a, T> {
             return Err(error);
         }
         let mut summary = state.summary;
+        let later = self.later.into_inner().unwrap_or_else(PoisonError::into_inner);
+        summary.elsewhere.extend(later.into_iter().map(|at| self.tasks[at].name.clone()));
         let left = self.tasks.iter().skip(self.next.into_inner());
         if self.stop.is_requested() && left.len() > 0 {
             summary.stopped = true;
             summary.open.extend(left.map(|task| task.name.clone()));
         }
         let place: HashMap<&str, usize> = self.tasks.iter().enumerate().map(|(at, task)| (&*task.name, at)).collect();
-        let lists = [&mut summary.done, &mut summary.skipped, &mut summary.open];
+        let lists = [&mut summary.done, &mut summary.skipped, &mut summary.open, &mut summary.elsewhere];
         lists.into_iter().for_each(|list| list.sort_by_key(|name| place.get(&**name)));
         summary.failed.sort_by_key(|(name, _)| place.get(&**name));
         Ok(summary)
@@ -375,14 +419,14 @@ fn refuse_foreign_files<T>(out: &Path, journal: &Journal, tasks: &[Task<T>]) -> 
 }
 
 /// What a killed process left behind, where nobody else can be at work.
-fn clean_up<T>(out: &Path, journal: &Journal, tasks: &[Task<T>]) {
+fn clean_up<T>(out: &Path, journal: &mut Journal, tasks: &[Task<T>]) {
     if journal.unreadable_lines() > 0 {
         note!(
             "{} unreadable lines of the journal are passed over; their cases count as open",
             journal.unreadable_lines()
         );
     }
-    if journal.is_locked() {
+    if journal.presence().is_alone() {
         let mut folders: Vec<PathBuf> = tasks
             .iter()
             .flat_map(|task| &task.outputs)

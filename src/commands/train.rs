@@ -116,7 +116,8 @@ fn request(args: &TrainArgs) -> Result<Request> {
         mirrored: if args.no_mirroring { Vec::new() } else { vec![0, 1, 2] },
         pseudo: args.pseudo_cases.as_deref().map(names).transpose()?.unwrap_or_default(),
         pseudo_weight: args.pseudo_weight,
-        pretrained: args.pretrained.clone(),
+        pretrained: args.pretrained.clone().or(args.warm_start.clone()),
+        pretrained_heads: args.warm_start.is_some(),
         must_resume: args.resume,
     })
 }

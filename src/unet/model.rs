@@ -81,18 +81,19 @@ pub(super) fn load_values(checkpoint: &Checkpoint, parameters: &[Parameter]) -> 
     Ok(values)
 }
 
-/// Gives a network the weights of a checkpoint, but for the heads, which may be for other classes: all others must be there with the same shapes.
+/// Gives a network the weights of a checkpoint, all with the same shapes; without those of the heads, where these may be for other classes.
 ///
 /// # Errors
 /// A file that is no checkpoint, or of another architecture.
-pub fn load_pretrained(path: &Path, network: &mut Network) -> Result<()> {
+pub fn load_pretrained(path: &Path, network: &mut Network, with_heads: bool) -> Result<()> {
     let checkpoint = Checkpoint::open(path)?;
     let loader = loader(&checkpoint);
-    for name in checkpoint.names().filter(|name| name.contains(HEADS)) {
+    let is_left = |name: &str| !with_heads && name.contains(HEADS);
+    for name in checkpoint.names().filter(|name| is_left(name)) {
         loader.ignore(name);
     }
     for (parameter, values) in network.parameters.iter().zip(&mut network.values) {
-        if !parameter.name.contains(HEADS) {
+        if !is_left(&parameter.name) {
             *values = loader.tensor(&parameter.name, &parameter.shape);
         }
     }

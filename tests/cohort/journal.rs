@@ -1,7 +1,7 @@
 //! The journal remembers what is finished, survives a crash, and names what changed.
 
 use super::{fingerprint, put, some_settings};
-use hpc_seg::cohort::journal::{Event, FILE_NAME, Fingerprint, Journal, Status};
+use hpc_seg::cohort::journal::{Event, FILE_NAME, Fingerprint, Journal, Status, latest_in};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -113,15 +113,21 @@ fn an_attempt_that_did_not_end_well_takes_the_finish_back() {
 }
 
 #[test]
-fn two_processes_cannot_write_to_one_folder() {
-    let (folder, ..) = finished_case();
-    let first = Journal::open(folder.path()).unwrap();
-    if first.is_locked() {
-        let error = Journal::open(folder.path()).unwrap_err();
-        assert!(error.to_string().starts_with("another hpc-seg is writing to "), "{error}");
-    } else {
-        println!("skipped: this file system knows no locks");
-    }
+fn what_another_process_appends_is_taken_in() {
+    let (folder, print, outputs) = finished_case();
+    let mut first = Journal::open(folder.path()).unwrap();
+    first.presence().let_others_in("").unwrap();
+    let mut second = Journal::open(folder.path()).unwrap();
+    second.append("b", Event::Done, Some(print.clone()), "").unwrap();
+    assert_eq!(first.status("b", &print, &outputs), Status::Open);
+    first.append("a", Event::Started, None, "").unwrap();
+    assert_eq!(first.status("b", &print, &outputs), Status::Finished);
+    assert_eq!(second.status("a", &print, &outputs), Status::Finished);
+    second.refresh().unwrap();
+    assert_eq!(second.status("a", &print, &outputs), Status::Open);
+    let latest = latest_in(folder.path()).unwrap();
+    assert_eq!((latest["a"].event, latest["b"].event), (Event::Started, Event::Done));
+    assert!(latest["a"].process.ends_with(&format!(":{}", std::process::id())));
 }
 
 #[test]

@@ -387,3 +387,52 @@ fn several_workers_share_the_cases() {
     assert_eq!((summary.done, names(&summary.failed)), (vec!["a".into(), "c".into()], vec!["b"]));
     assert_eq!(taken.map(AtomicUsize::into_inner).iter().sum::<usize>(), 3);
 }
+
+#[test]
+fn runs_of_several_processes_share_the_cases() {
+    let bench = Bench::new();
+    let (begun, others_done) = (Barrier::new(2), Barrier::new(2));
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            bench.run(|task, _, _| {
+                assert_eq!(task.name, "a", "the others were done meanwhile");
+                begun.wait();
+                others_done.wait();
+                write_all(&bench.out(), task)
+            })
+        });
+        begun.wait();
+        let second = bench.run(|task, _, _| match task.name.as_str() {
+            "c" => bail!("no"),
+            _ => write_all(&bench.out(), task),
+        });
+        let other = Conditions {
+            weights_sha256: "v".into(),
+            ..bench.conditions.clone()
+        };
+        let mut journal = Journal::open(&bench.out()).unwrap();
+        let refused = runner::run(
+            &bench.out(),
+            &mut journal,
+            &bench.tasks(),
+            &other,
+            &bench.stop,
+            vec![|_: &Task<()>, _: &Stop, _: &Progress| -> Result<CaseOutcome> { panic!("taken") }],
+        );
+        assert!(refused.unwrap_err().to_string().contains("with other settings or weights"));
+        // What failed elsewhere is tried again.
+        fs::write(bench.folder.path().join("in/c.nii"), "mended").unwrap();
+        let third = bench.run(|task, _, _| write_all(&bench.out(), task));
+        assert_eq!((&third.done, third.exit()), (&vec!["c".to_owned()], Exit::Elsewhere));
+        others_done.wait();
+        (first.join().unwrap(), second)
+    });
+    assert_eq!(
+        (first.done, first.skipped),
+        (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()])
+    );
+    assert_eq!((&second.done, names(&second.failed)), (&vec!["b".to_owned()], vec!["c"]));
+    assert_eq!((&second.elsewhere, second.exit()), (&vec!["a".to_owned()], Exit::SomeFailed));
+    assert!(!bench.out().join("failed.csv").exists());
+    assert!(!bench.out().join(".claims").exists(), "locks are taken away");
+}

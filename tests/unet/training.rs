@@ -118,6 +118,7 @@ fn request(out: &Path) -> Request {
         pseudo: BTreeSet::new(),
         pseudo_weight: 1.0,
         pretrained: None,
+        pretrained_heads: false,
         must_resume: false,
     }
 }
@@ -214,11 +215,16 @@ fn it_learns_boxes_and_the_model_segments_them() {
         pretrained: None,
         ..other.clone()
     };
-    let [on, afresh] = [other, afresh].map(|request| {
+    let warm = Request {
+        out: folder.path().join("warm"),
+        pretrained_heads: true,
+        ..other.clone()
+    };
+    let [on, afresh, warm] = [other, afresh, warm].map(|request| {
         train(&prepared, &request, &device, &Stop::new()).unwrap();
         progress(&request.out)[1].split(',').nth(2).unwrap().parse::<f64>().unwrap()
     });
-    assert!(on < afresh - 0.3, "losses {on} and {afresh}");
+    assert!(warm < on - 0.1 && on < afresh - 0.3, "losses {warm}, {on} and {afresh}");
     // Not for another architecture.
     let mut wider = prepared;
     wider.plans.configuration.architecture.features = vec![6, 8, 12];

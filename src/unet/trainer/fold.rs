@@ -137,8 +137,10 @@ pub struct Request {
     pub pseudo: BTreeSet<String>,
     /// How much their voxels count.
     pub pseudo_weight: f32,
-    /// A checkpoint whose weights, but for the heads, training starts from.
+    /// A checkpoint whose weights training starts from.
     pub pretrained: Option<PathBuf>,
+    /// Whether those of the heads are taken too.
+    pub pretrained_heads: bool,
     /// Whether there must be a checkpoint to go on from.
     pub must_resume: bool,
 }
@@ -255,6 +257,7 @@ fn settings_of(prepared: &Prepared, request: &Request, training: &[Case], valida
         "pseudo_weight": request.pseudo_weight,
         "pseudo_labelled": weighed.collect::<Vec<_>>(),
         "pretrained_sha256": request.pretrained.as_deref().map(sha256::of_file).transpose()?,
+        "pretrained_heads": request.pretrained.is_some() && request.pretrained_heads,
         "plans": prepared.plans.to_json(),
         "training_cases": names(training),
         "validation_cases": names(validation),
@@ -307,7 +310,7 @@ fn start(prepared: &Prepared, request: &Request, folder: &Path, seed: u64) -> Re
         bad_input!("{}: holds no checkpoint to go on from; leave out --resume", folder.display());
     }
     if let Some(path) = &request.pretrained {
-        model::load_pretrained(path, &mut network)?;
+        model::load_pretrained(path, &mut network, request.pretrained_heads)?;
     }
     Ok(State {
         network,

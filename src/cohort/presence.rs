@@ -1,0 +1,232 @@
+//! How processes share an output folder: who is at work in it, and on what. All of it is file locks below `OUT/.claims`, which the system gives back
+//! when a process ends, however it ends; so nothing has to be cleaned up after one that was killed, on this machine or another.
+
+use crate::bad_input;
+use anyhow::{Context, Result};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+const FOLDER: &str = ".claims";
+const PRESENT: &str = "present";
+
+/// That this process works in a folder. While it is alone, others wait for it to [let them in](Presence::let_others_in).
+#[derive(Debug)]
+pub struct Presence {
+    folder: PathBuf,
+    /// None where the file system knows no locks.
+    present: Option<File>,
+    is_alone: bool,
+}
+
+/// That this process works on something; until it is dropped, nobody else does.
+#[derive(Debug)]
+pub struct Claim {
+    file: Option<File>,
+    path: PathBuf,
+}
+
+enum Locked {
+    Mine(File),
+    Elsewhere(File),
+    Unknown,
+}
+
+impl Presence {
+    /// Enters the output folder `out`.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn enter(out: &Path) -> Result<Self> {
+        let folder = out.join(FOLDER);
+        let path = folder.join(PRESENT);
+        let (present, is_alone) = loop {
+            match lock(&path)? {
+                Locked::Mine(file) => break (Some(file), true),
+                Locked::Unknown => break (None, false),
+                Locked::Elsewhere(file) => {
+                    // Waits only for one that is alone and about to let others in, or to leave.
+                    let shared = file.lock_shared().is_ok();
+                    if shared && is_still(&file, &path) {
+                        break (Some(file), false);
+                    }
+                }
+            }
+        };
+        Ok(Self { folder, present, is_alone })
+    }
+
+    /// Whether nobody else is here for certain, so that what a killed process left behind may be removed.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Says what this process works by, and lets others in that work by the same.
+    ///
+    /// # Errors
+    /// Others who are here and work by something else.
+    pub fn let_others_in(&mut self, conditions: &str) -> Result<()> {
+        let Some(file) = &mut self.present else { return Ok(()) };
+        let place = || format!("cannot share {}", self.folder.display());
+        file.seek(SeekFrom::Start(0)).with_context(place)?;
+        if self.is_alone {
+            file.set_len(0)
+                .and_then(|()| file.write_all(conditions.as_bytes()))
+                .with_context(place)?;
+            self.is_alone = false;
+            return file.lock_shared().with_context(place);
+        }
+        let mut theirs = String::new();
+        file.read_to_string(&mut theirs).with_context(place)?;
+        if theirs != conditions {
+            bad_input!(
+                "another hpc-seg is at work in {} with other settings or weights; wait for it, or choose another --out",
+                self.folder.parent().unwrap_or(&self.folder).display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Claims what is called `name`; none if another process, or another part of this one, has it.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn claim(&self, name: &str) -> Result<Option<Claim>> {
+        let path = self.folder.join(format!("{}.lock", name.replace(['/', '\\'], "-")));
+        Ok(match lock(&path)? {
+            Locked::Mine(file) => Some(Claim { file: Some(file), path }),
+            Locked::Elsewhere(_) => None,
+            Locked::Unknown => Some(Claim { file: None, path }),
+        })
+    }
+}
+
+impl Drop for Presence {
+    /// The last one out takes the locks' folder away.
+    fn drop(&mut self) {
+        let is_last = self.is_alone || self.present.as_ref().is_some_and(|file| file.try_lock().is_ok());
+        if is_last || self.present.is_none() {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // While it is locked: whoever opened it before finds out by `is_still`.
+        let _ = fs::remove_file(&self.path);
+        self.file.take();
+    }
+}
+
+/// Whether someone in `out` works on what is called `name`, as far as can be told.
+pub fn is_claimed(out: &Path, name: &str) -> bool {
+    let path = out.join(FOLDER).join(format!("{}.lock", name.replace(['/', '\\'], "-")));
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Opens and locks a file that its owner removes.
+fn lock(path: &Path) -> Result<Locked> {
+    let folder = path.parent().unwrap_or(path);
+    loop {
+        let opened = fs::create_dir_all(folder).and_then(|()| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).open(path)
+        });
+        let file = match opened {
+            Ok(file) => file,
+            // The folder went away in between: its last user left.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && folder.parent().is_some_and(Path::is_dir) => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+        };
+        match file.try_lock() {
+            Ok(()) if is_still(&file, path) => return Ok(Locked::Mine(file)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Locked::Elsewhere(file)),
+            // Not every network file system knows locks; everything works without them, for one process at a time.
+            Err(TryLockError::Error(_)) => return Ok(Locked::Unknown),
+        }
+    }
+}
+
+/// Whether the path still leads to this very file, and not to a newer one of its name or to none.
+fn is_still(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = fs::metadata(path).map(identity);
+        file.metadata().is_ok_and(|ours| there.is_ok_and(|there| there == identity(ours)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.is_file()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    #[test]
+    fn one_has_a_thing_until_it_lets_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Presence::enter(folder.path()).unwrap();
+        assert!(first.is_alone());
+        first.let_others_in("same").unwrap();
+        let mut second = Presence::enter(folder.path()).unwrap();
+        assert!(!second.is_alone());
+        second.let_others_in("same").unwrap();
+        let claim = first.claim("round_1/fold_0").unwrap().unwrap();
+        assert!(is_claimed(folder.path(), "round_1/fold_0") && !is_claimed(folder.path(), "round_1/fold_1"));
+        assert!(second.claim("round_1/fold_0").unwrap().is_none());
+        drop(claim);
+        assert!(!is_claimed(folder.path(), "round_1/fold_0"));
+        assert!(second.claim("round_1/fold_0").unwrap().is_some());
+        drop(first);
+        assert!(folder.path().join(FOLDER).is_dir(), "the other is still here");
+        drop(second);
+        assert!(!folder.path().join(FOLDER).exists());
+    }
+
+    #[test]
+    fn others_must_work_by_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Presence::enter(folder.path()).unwrap();
+        first.let_others_in("these settings").unwrap();
+        let error = Presence::enter(folder.path())
+            .unwrap()
+            .let_others_in("others")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("another hpc-seg is at work in") && error.contains("with other settings"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_claimed_twice_however_many_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let mut presence = Presence::enter(folder.path()).unwrap();
+                        presence.let_others_in("").unwrap();
+                        if let Some(claim) = presence.claim("it").unwrap() {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                            thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            drop(claim);
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
