@@ -35,6 +35,10 @@ pub enum Command {
     PseudoLabel(Box<PseudoLabelArgs>),
     /// Label the unlabelled volumes, train on the labels, re-label and train again, until they settle
     Run(Box<run::RunArgs>),
+    /// Show where a run stands, step by step
+    Status(run::StatusArgs),
+    /// Make a run's report and summary again
+    Report(run::ReportArgs),
     /// Make a phantom cohort, label it with the demo network, and show mean Dice and a picture
     Demo(DemoArgs),
     /// Take a data set's fingerprint and plan a 3-D U-Net for it, as nnU-Net does

@@ -351,8 +351,8 @@ fn phantoms_make_a_cohort_that_pseudo_label_understands_and_the_same_one_each_ti
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     }
     let files = crate::cohort::files_below(&folder.path().join("data"));
-    assert_eq!(files[..2], ["imagesTr/phantom_000_0000.nii.gz", "imagesTs/phantom_001_0000.nii.gz"]);
-    assert_eq!(files.len(), 6);
+    assert_eq!(files[..2], ["dataset.json", "imagesTr/phantom_000_0000.nii.gz"]);
+    assert_eq!(files.len(), 7);
     for file in &files {
         let read = |name: &str| std::fs::read(folder.path().join(name).join(file)).unwrap();
         assert!(read("data") == read("again"), "{file}");

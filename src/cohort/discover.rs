@@ -80,6 +80,20 @@ pub fn discover(labelled_folder: &Path, unlabelled_folder: &Path, channel: usize
     })
 }
 
+/// The cases of a folder that have references to compare with, by name; see [`layouts::read_test`].
+///
+/// # Errors
+/// When there is none.
+pub fn test_cases(folder: &Path) -> Result<Vec<LabelledCase>> {
+    let found = layouts::read_test(folder)?;
+    let mut cases: Vec<LabelledCase> = found.cases.iter().filter_map(labelled_case).collect();
+    if cases.is_empty() {
+        bad_input!("--test {}: no image has a label file of its name", folder.display());
+    }
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(cases)
+}
+
 impl Cohort {
     /// Keeps only the unlabelled cases of these names (all when there is none).
     ///

@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 /// The journal's name in the output folder.
 pub const FILE_NAME: &str = "journal.jsonl";
 
+/// Letters of a setting's value that is shown when it changed.
+const LONGEST_SHOWN: usize = 100;
+
 /// What happened to a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -93,10 +96,12 @@ fn setting_changes(before: &Value, now: &Value) -> Vec<String> {
     let keys: BTreeSet<String> = keys_of(before).into_iter().chain(keys_of(now)).collect();
     let shown = |value: Option<&Value>| value.map_or("unset".to_string(), Value::to_string);
     let (old, new) = (|key: &str| before.get(key), |key: &str| now.get(key));
-    keys.iter()
-        .filter(|key| old(key) != new(key))
-        .map(|key| format!("{key} was {} and is {}", shown(old(key)), shown(new(key))))
-        .collect()
+    let change = |key: &String| match (shown(old(key)), shown(new(key))) {
+        // Whole plans are not read by anyone.
+        (old, new) if old.len().max(new.len()) > LONGEST_SHOWN => format!("{key} changed"),
+        (old, new) => format!("{key} was {old} and is {new}"),
+    };
+    keys.iter().filter(|key| old(key) != new(key)).map(change).collect()
 }
 
 /// One line of the journal.

@@ -96,6 +96,30 @@ pub fn read(folder: &Path, channel: usize) -> Result<Folder> {
     Ok(all)
 }
 
+/// Lists the cases of a folder whose labels are references to compare with: nnU-Net's `imagesTs` and `labelsTs` first, then the places of labels.
+///
+/// # Errors
+/// When the folder holds no images with labels in any known layout.
+pub fn read_test(folder: &Path) -> Result<Folder> {
+    let pairs = [
+        ("imagesTs", "labelsTs", true),
+        ("imagesTr", "labelsTr", true),
+        ("images", "labels", false),
+    ];
+    for (images, labels, has_channels) in pairs {
+        let [images, labels] = [images, labels].map(|name| folder.join(name));
+        if images.is_dir() && labels.is_dir() {
+            let mut all = Folder::default();
+            read_pair(&mut all, &images, Some(&labels), has_channels.then_some(0))?;
+            return Ok(all);
+        }
+    }
+    bad_input!(
+        "--test {}: holds no test cases; looked for imagesTs/CASE_0000.nii.gz with labelsTs/CASE.nii.gz, imagesTr with labelsTr, images with labels",
+        folder.display()
+    );
+}
+
 fn read_pair(all: &mut Folder, images: &Path, labels: Option<&Path>, channel: Option<usize>) -> Result<()> {
     all.can_hold_labels = true;
     let label_files = labels.map_or(Ok(BTreeMap::new()), volumes_by_stem)?;

@@ -1,12 +1,13 @@
 //! A cohort of phantoms as files, in nnU-Net's layout: labelled cases in `imagesTr` and `labelsTr`, the others in `imagesTs`. The truth of
 //! the others lies in `labelsTs`, where no command takes it for labels.
 
-use crate::bad_input;
 use crate::messages::Progress;
 use crate::stop::Stop;
 use crate::volume::phantom::{LABELS, Phantom, Sequence};
 use crate::volume::{self, Affine, Header, Voxels};
+use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +64,20 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
         )?;
         progress.advance(1);
     }
+    describe(request)?;
     Ok(names)
+}
+
+/// nnU-Net's `dataset.json`: the classes' names.
+fn describe(request: &Request) -> Result<()> {
+    let is_there = |label: usize| label == 0 || request.organ.is_none_or(|organ| usize::from(organ) == label);
+    let labels = LABELS.iter().enumerate().filter(|(label, _)| is_there(*label));
+    let labels: Map<String, Value> = labels.map(|(label, name)| ((*name).to_owned(), label.into())).collect();
+    let json = json!({"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": request.labelled, "file_ending": ".nii.gz"});
+    atomic_file::write_bytes(
+        &request.out.join("dataset.json"),
+        (serde_json::to_string_pretty(&json)? + "\n").as_bytes(),
+    )
 }
 
 fn case_name(index: usize) -> String {

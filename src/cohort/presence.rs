@@ -92,7 +92,7 @@ impl Presence {
     /// # Errors
     /// A folder that cannot be written to.
     pub fn claim(&self, name: &str) -> Result<Option<Claim>> {
-        let path = self.folder.join(format!("{}.lock", name.replace(['/', '\\'], "-")));
+        let path = lock_path(&self.folder, name);
         Ok(match lock(&path)? {
             Locked::Mine(file) => Some(Claim { file: Some(file), path }),
             Locked::Elsewhere(_) => None,
@@ -119,9 +119,23 @@ impl Drop for Claim {
     }
 }
 
+fn lock_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{}.lock", name.replace(['/', '\\'], "-")))
+}
+
 /// Whether someone in `out` works on what is called `name`, as far as can be told.
 pub fn is_claimed(out: &Path, name: &str) -> bool {
-    let path = out.join(FOLDER).join(format!("{}.lock", name.replace(['/', '\\'], "-")));
+    is_locked(&lock_path(&out.join(FOLDER), name))
+}
+
+/// Whether someone in `out` works on anything, as far as can be told.
+pub fn is_busy(out: &Path) -> bool {
+    let entries = fs::read_dir(out.join(FOLDER)).into_iter().flatten().flatten();
+    let locks = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".lock"));
+    locks.into_iter().any(|entry| is_locked(&entry.path()))
+}
+
+fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
@@ -182,9 +196,10 @@ mod tests {
         second.let_others_in("same").unwrap();
         let claim = first.claim("round_1/fold_0").unwrap().unwrap();
         assert!(is_claimed(folder.path(), "round_1/fold_0") && !is_claimed(folder.path(), "round_1/fold_1"));
+        assert!(is_busy(folder.path()));
         assert!(second.claim("round_1/fold_0").unwrap().is_none());
         drop(claim);
-        assert!(!is_claimed(folder.path(), "round_1/fold_0"));
+        assert!(!is_claimed(folder.path(), "round_1/fold_0") && !is_busy(folder.path()));
         assert!(second.claim("round_1/fold_0").unwrap().is_some());
         drop(first);
         assert!(folder.path().join(FOLDER).is_dir(), "the other is still here");

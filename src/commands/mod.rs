@@ -32,6 +32,8 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::PseudoLabel(args) => pseudo_label::run(args),
         Command::Run(args) => run::run(args),
+        Command::Status(args) => run::status(args),
+        Command::Report(args) => run::report(args),
         Command::Demo(args) => demo::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Preprocess(args) => preprocess::run(args),

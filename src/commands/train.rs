@@ -59,7 +59,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     }
     if let Some(found) = postprocessing::decide(&prepared, &args.out, &stop)? {
         let masks: Vec<&[u8]> = found.masks().collect();
-        note!("all folds are trained; of labels {masks:?} only the largest component is to be kept (hpc-seg predict --postprocess)");
+        match masks.is_empty() {
+            true => note!("all folds are trained; keeping largest components does not help"),
+            false => {
+                note!("all folds are trained; of labels {masks:?} only the largest component is to be kept (hpc-seg predict --postprocess)")
+            }
+        }
     }
     Ok(Exit::Done)
 }

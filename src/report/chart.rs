@@ -38,7 +38,8 @@ pub fn write(path: &Path, panels: &[Panel]) -> Result<()> {
     atomic_file::write_bytes(path, svg(panels).as_bytes())
 }
 
-fn svg(panels: &[Panel]) -> String {
+/// The panels as one drawing, below each other.
+pub fn svg(panels: &[Panel]) -> String {
     let height = PANEL * panels.len() as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -162,7 +163,8 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
         .collect()
 }
 
-fn escaped(text: &str) -> String {
+/// Text without XML's own characters.
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

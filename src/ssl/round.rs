@@ -4,7 +4,7 @@ use crate::unet::splits::Split;
 use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +102,27 @@ pub fn write_dataset(folder: &Path, description: &Description, members: &[&Membe
     write_if_changed(&folder.join("dataset.json"), &json)
 }
 
+/// The cases that [`write_dataset`] listed, by name.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn members_of(folder: &Path) -> Result<BTreeMap<String, Member>> {
+    let path = folder.join("dataset.json");
+    let reading = || format!("{}: cannot be read", path.display());
+    let json: Value = serde_json::from_str(&fs::read_to_string(&path).with_context(reading)?).with_context(reading)?;
+    let member = |(name, entry): (&String, &Value)| {
+        let file = |value: Option<&Value>| Some(PathBuf::from(value?.as_str()?));
+        let member = Member {
+            name: name.clone(),
+            image: file(entry.get("images")?.get(0))?,
+            label: file(entry.get("label"))?,
+        };
+        Some((name.clone(), member))
+    };
+    let cases = json.get("dataset").and_then(Value::as_object).into_iter().flatten();
+    Ok(cases.filter_map(member).collect())
+}
+
 /// Writes `FOLDER/splits_final.json`: fold k trains on all labelled cases and the pseudo-labelled ones of the other folds, and holds out its own.
 ///
 /// # Errors
@@ -121,8 +142,11 @@ pub fn write_splits(folder: &Path, labelled: &[Member], folds: &[Vec<String>]) -
     write_if_changed(&folder.join("splits_final.json"), &serde_json::to_value(splits)?)
 }
 
-/// What is the same stays as it is, so that nothing made of it looks old.
-fn write_if_changed(path: &Path, json: &Value) -> Result<()> {
+/// Writes a value as indented JSON. What is the same stays as it is, so that nothing made of it looks old.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write_if_changed(path: &Path, json: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(json)? + "\n";
     if fs::read_to_string(path).is_ok_and(|there| there == text) {
         return Ok(());
@@ -157,6 +181,8 @@ mod tests {
         let cases = dataset.cases().unwrap();
         assert_eq!(cases.len(), 4);
         assert!(cases.iter().all(|case| case.images[0].is_file()));
+        let listed = members_of(&out).unwrap();
+        assert!(listed.len() == 4 && listed["a"].image.ends_with("a_image.nii.gz") && listed["a"].label.ends_with("a_label.nii.gz"));
         let folds = [vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()]];
         write_splits(&out, &members[..1], &folds).unwrap();
         let splits: Vec<Split> = serde_json::from_str(&fs::read_to_string(out.join("splits_final.json")).unwrap()).unwrap();

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::layout::{self, Layout};
-use super::orientation::Orientation;
+use super::orientation::{AxisMap, Orientation};
 use crate::bad_input;
 
 /// Rows x, y, z of the map from voxel indices (i, j, k, 1) to mm.
@@ -35,6 +35,15 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Whether rows and columns of slices along `axes` must be turned to be seen as radiologists are used to: front or top up, the patient's right on the left.
+    pub fn upright(&self, axes: &AxisMap) -> [bool; 2] {
+        if !self.is_oriented() {
+            return [false; 2];
+        }
+        let [_, rows, columns] = axes.permute(self.orientation().positive);
+        [rows, columns]
+    }
+
     /// The volume of one voxel in millilitres.
     pub fn voxel_ml(&self) -> f64 {
         self.spacing.iter().product::<f64>() / 1000.0

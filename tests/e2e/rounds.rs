@@ -1,19 +1,21 @@
-//! `run`: pseudo-labels and rounds of training in one command, killed or not, and what it refuses.
+//! `run`: pseudo-labels and rounds of training in one command, killed or not, alone or with others, and what it refuses.
 
 use super::{Answer, Phantoms};
 use crate::cohort::files_below;
 use hpc_seg::weights::Checkpoint;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-const PLAN: &str = "--patch 8,32,32 --features 4 --batch 2 --spacing 6,4,4";
+const PLAN: &str = "--patch 6,48,48 --features 4 --batch 2 --spacing 28,7,7";
 const TRAIN: &str = "--epochs 1 --iterations 2 --no-mirroring";
 
-/// Labelled 000 and 001, unlabelled 002 to 004.
+/// Labelled 000 and 001, unlabelled 002 to 004, whose truth is the test.
 fn cohort() -> Phantoms {
     Phantoms::new(5, 2, [6, 48, 48])
 }
@@ -27,16 +29,21 @@ fn command(phantoms: &Phantoms, out: &str, more: &[&str]) -> Command {
         ("--weights", "demo.safetensors"),
         ("--out", out),
     ] {
-        command.arg(option).arg(phantoms.at(place));
+        if !more.contains(&option) {
+            command.arg(option).arg(phantoms.at(place));
+        }
     }
-    command.args([
-        "--label-options",
-        "--insertions 1",
-        "--plan-options",
-        PLAN,
-        "--train-options",
-        TRAIN,
-    ]);
+    for (option, text) in [
+        ("--label-options", "--insertions 1"),
+        ("--plan-options", PLAN),
+        ("--train-options", TRAIN),
+        ("--rounds", "2"),
+        ("--settled", "1"),
+    ] {
+        if !more.contains(&option) {
+            command.args([option, text]);
+        }
+    }
     command.args(more);
     command
 }
@@ -45,71 +52,219 @@ fn run(phantoms: &Phantoms, out: &str, more: &[&str]) -> Answer {
     Answer::of(command(phantoms, out, more).output().unwrap())
 }
 
-/// Pseudo-labels of all rounds, and the networks' weights.
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Masks, maps and scores of all rounds, and the networks' weights.
 fn results(phantoms: &Phantoms, out: &str) -> (BTreeMap<String, Vec<u8>>, Vec<Vec<f32>>) {
-    let folder = phantoms.at(out).join("pseudo_labels");
-    let masks = files_below(&folder).into_iter().filter(|file| file.ends_with(".nii.gz"));
-    let masks = masks.map(|file| (file.clone(), fs::read(folder.join(file)).unwrap())).collect();
+    let folder = phantoms.at(out);
+    let is_result = |file: &String| {
+        let kind = file.ends_with(".nii.gz") || file.ends_with("agreement.json") || file.ends_with("/summary.json");
+        (kind || file.starts_with("test/round_") && file.matches('/').count() == 1) && !file.contains("/dataset/")
+    };
+    let scores_without_paths = |file: &str, bytes: Vec<u8>| match file.ends_with(".json") {
+        true => String::from_utf8(bytes)
+            .unwrap()
+            .replace(folder.to_str().unwrap(), "OUT")
+            .into_bytes(),
+        false => bytes,
+    };
+    let files = files_below(&folder).into_iter().filter(is_result);
+    let files = files.map(|file| (file.clone(), scores_without_paths(&file, fs::read(folder.join(&file)).unwrap())));
     let weights = |fold: usize| {
-        let path = phantoms.at(out).join(format!("model/fold_{fold}/checkpoint_final.pth"));
+        let path = folder.join(format!("model/fold_{fold}/checkpoint_final.pth"));
         let checkpoint = Checkpoint::open(&path).unwrap();
         checkpoint.names().flat_map(|name| checkpoint.f32(name).unwrap()).collect()
     };
-    (masks, (0..3).map(weights).collect())
+    (files.collect(), (0..3).map(weights).collect())
+}
+
+fn events(phantoms: &Phantoms, out: &str, event: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(phantoms.at(out).join("journal.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let text = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
+    lines
+        .filter(|line| line["event"] == event)
+        .map(|line| (text(&line, "case"), text(&line, "process")))
+        .collect()
+}
+
+fn status(phantoms: &Phantoms, out: &str) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+    let answer = Answer::of(command.args(["status", "--json"]).arg(phantoms.at(out)).output().unwrap()).expect(0, &[]);
+    serde_json::from_str(&answer.stdout).unwrap()
+}
+
+fn state(status: &Value, step: &str) -> String {
+    let steps = status["steps"].as_array().unwrap();
+    let found = steps
+        .iter()
+        .find(|one| one["step"] == step)
+        .unwrap_or_else(|| panic!("no {step} in {status}"));
+    found["state"].as_str().unwrap().to_owned()
 }
 
 #[test]
-fn labels_go_through_rounds_and_a_killed_run_ends_the_same() {
+fn labels_go_through_rounds_and_runs_that_are_killed_or_shared_end_the_same() {
     let phantoms = cohort();
+    let test = phantoms.at("data");
+    let test = test.to_str().unwrap();
     let begun = Instant::now();
-    let answer = run(&phantoms, "unbroken", &["--rounds", "2", "--settled", "1"])
-        .expect(0, &["round 1: training folds 0,1,2", "round 2: mean Dice"]);
+    let answer = run(&phantoms, "unbroken", &["--test", test]).expect(0, &["round_1/fold_2: done in", "round 2: mean Dice"]);
     let whole = begun.elapsed();
-    assert!(answer.stdout.contains("not settled yet"), "{}", answer.stdout);
-    let (masks, weights) = results(&phantoms, "unbroken");
+    assert!(
+        answer.stdout.contains("not settled yet") && answer.stdout.contains("round 2  all"),
+        "{}",
+        answer.stdout
+    );
+    let expected = results(&phantoms, "unbroken");
     for round in 0..3 {
         for case in 2..5 {
-            assert!(
-                masks.contains_key(&format!("round_{round}/phantom_{case:03}.nii.gz")),
-                "round {round}, case {case}"
-            );
+            for kind in ["pseudo_labels", "test"] {
+                assert!(
+                    expected.0.contains_key(&format!("{kind}/round_{round}/phantom_{case:03}.nii.gz")),
+                    "{kind} {round} {case}"
+                );
+            }
         }
+        assert!(expected.0.contains_key(&format!("test/round_{round}.json")));
     }
-    assert!(masks["round_1/phantom_002.nii.gz"] != masks["round_0/phantom_002.nii.gz"]);
-    let summary: Value = serde_json::from_slice(&fs::read(phantoms.at("unbroken/summary.json")).unwrap()).unwrap();
-    assert_eq!(summary["rounds"].as_array().map(Vec::len), Some(2));
-    // Nobody trains on the case that it re-labels.
+    assert!(expected.0["pseudo_labels/round_1/phantom_002.nii.gz"] != expected.0["pseudo_labels/round_0/phantom_002.nii.gz"]);
+    let summary = json(&phantoms.at("unbroken/summary.json"));
+    assert_eq!(summary["rounds"].as_array().map(Vec::len), Some(3));
+    assert!(
+        summary["rounds"][0]["test"]["all"]["1"]["dice"]["mean"].as_f64().unwrap() > 0.5,
+        "{summary}"
+    );
+    nobody_trains_on_what_it_relabels(&phantoms);
+
+    // Killed twenty times at random.
+    let (mut killed, mut moments) = (0, rand_chacha::ChaCha8Rng::seed_from_u64(5));
+    for _ in 0..20 {
+        let mut child = command(&phantoms, "killed", &["--test", test, "--threads", "1"]);
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        sleep(whole.mul_f64(moments.random_range(0.02..0.35)));
+        killed += usize::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(killed > 5, "most runs were over before they were killed");
+    run(&phantoms, "killed", &["--test", test]).expect(0, &[]);
+    let after = results(&phantoms, "killed");
+    assert_eq!(after.0.keys().collect::<Vec<_>>(), expected.0.keys().collect::<Vec<_>>());
+    for (file, bytes) in &expected.0 {
+        assert!(after.0[file] == *bytes, "{file}");
+    }
+    assert!(after.1 == expected.1);
+
+    // Two at once.
+    let mut pair = [(); 2].map(|()| {
+        let mut child = command(&phantoms, "shared", &["--test", test, "--threads", "1"]);
+        child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let ids = pair.each_ref().map(|child| child.id());
+    for child in &mut pair {
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+    let after = results(&phantoms, "shared");
+    assert!(after.0 == expected.0 && after.1 == expected.1);
+    let mut done = events(&phantoms, "shared", "done");
+    let by = ids.map(|id| done.iter().filter(|(_, process)| process.ends_with(&format!(":{id}"))).count());
+    assert!(by.iter().all(|count| *count > 0), "{by:?} steps by each");
+    let count = done.len();
+    done.sort();
+    done.dedup_by(|a, b| a.0 == b.0);
+    assert_eq!(done.len(), count, "a step was done twice");
+    assert!(!phantoms.at("shared/.claims").exists());
+}
+
+fn nobody_trains_on_what_it_relabels(phantoms: &Phantoms) {
     let splits = fs::read(phantoms.at("unbroken/rounds/round_1/preprocessed/splits_final.json")).unwrap();
     let splits: Vec<BTreeMap<String, Vec<String>>> = serde_json::from_slice(&splits).unwrap();
     assert_eq!(splits.len(), 3);
     for split in &splits {
         assert!(split["val"].len() == 1 && split["train"].len() == 4 && !split["train"].contains(&split["val"][0]));
-        assert!(
-            ["phantom_000", "phantom_001"]
-                .iter()
-                .all(|name| split["train"].iter().any(|other| other == name))
-        );
+        let has = |name: &str| split["train"].iter().any(|other| other == name);
+        assert!(has("phantom_000") && has("phantom_001"));
     }
-    let mut killed = 0;
-    for share in [0.2, 0.5, 0.4] {
-        let mut child = command(&phantoms, "killed", &["--rounds", "2", "--settled", "1", "--threads", "1"]);
-        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        sleep(whole.mul_f64(share));
-        killed += usize::from(child.try_wait().unwrap().is_none());
-        child.kill().unwrap();
-        child.wait().unwrap();
+}
+
+#[test]
+fn a_run_tells_where_it_stands_and_what_changed() {
+    let phantoms = cohort();
+    let shown = run(&phantoms, "out", &["--dry-run"]).expect(0, &[]);
+    for piece in ["round_2/fold_2", "waiting", "0 of 3 cases", "The initial pseudo-labels"] {
+        assert!(shown.stdout.contains(piece), "{piece}: {}", shown.stdout);
     }
-    assert!(killed > 0, "every run was over before it was killed");
-    run(&phantoms, "killed", &["--rounds", "2", "--settled", "1"]).expect(0, &[]);
-    let after = results(&phantoms, "killed");
-    assert!(after.0 == masks, "{:?}", after.0.keys());
-    assert!(after.1 == weights);
-    // Labels that agree enough end it: any do, for a Dice of 0.
-    run(&phantoms, "unbroken", &["--settled", "0"]).expect(0, &["fold_2: was finished before"]);
-    let summary: Value = serde_json::from_slice(&fs::read(phantoms.at("unbroken/summary.json")).unwrap()).unwrap();
+    assert!(!phantoms.at("out").exists(), "a dry run writes nothing");
+
+    // Step by step, as a scheduler would.
+    let step = |name: &str| run(&phantoms, "out", &["--rounds", "1", "--only-step", name]);
+    step("plan").expect(2, &["needs label to be done first"]);
+    step("round_1/fold_9").expect(2, &["this run has no such step"]);
+    step("label/phantom_009").expect(2, &["this run has no such step"]);
+    step("label/phantom_003").expect(0, &[]);
+    assert_eq!(state(&status(&phantoms, "out"), "label"), "waiting");
+    for name in ["label", "plan", "round_1/preprocess", "round_1/fold_2", "round_1/fold_0"] {
+        step(name).expect(0, &[]);
+    }
+    step("round_1/relabel").expect(2, &["needs round_1/fold_1 to be done first"]);
+    let now = status(&phantoms, "out");
+    assert_eq!(
+        (state(&now, "round_1/fold_0"), state(&now, "round_1/fold_1")),
+        ("done".into(), "waiting".into())
+    );
+    assert!(
+        now["seconds_left"].as_f64().is_some() && now["training_step_bytes"].as_u64().unwrap() > 0,
+        "{now}"
+    );
+
+    // Interrupted in the middle of a fold.
+    let long = ["--rounds", "1", "--train-options", "--epochs 1000 --iterations 2 --no-mirroring"];
+    let mut child = command(&phantoms, "out", &long);
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while state(&status(&phantoms, "out"), "round_1/fold_1") != "running" && Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+
+    // fold_0 and fold_2 were trained by other options than those.
+    run(&phantoms, "out", &long).expect(2, &["begun with other epochs", "--redo"]);
+    assert_eq!(state(&status(&phantoms, "out"), "round_1/fold_0"), "failed");
+    run(&phantoms, "out", &["--rounds", "1"]).expect(0, &["fold_0: was finished before"]);
+    run(&phantoms, "out", &["--rounds", "1", "--seed", "4"]).expect(2, &["seed was 0 and is 4", "--redo"]);
+    run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["the plan is another"]);
+    let other = ["--rounds", "1", "--seed", "4", "--train-options", "--epochs 2 --iterations 2", "--redo"];
+    run(&phantoms, "out", &other).expect(0, &["begun with other epochs", "it is trained anew"]);
+    run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["it is trained anew"]);
+    let file = phantoms.at("out/config.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("seed = 4  # flag") && text.contains("warm_start = false  # default"),
+        "{text}"
+    );
+
+    // More rounds go on; labels that agree enough end it: any do, for a Dice of 0.
+    let from_file = ["--settings", file.to_str().unwrap(), "--seed", "4", "--warm-start", "--redo"];
+    run(&phantoms, "out", &from_file).expect(0, &["round 2: mean Dice"]);
+    let training = json(&phantoms.at("out/rounds/round_2/model/fold_1/training.json"));
+    assert_eq!(training["pretrained_heads"], true);
+    let answer = run(&phantoms, "out", &["--seed", "4", "--warm-start", "--settled", "0", "--json"]).expect(0, &[]);
+    let summary: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(
         (summary["rounds"].as_array().map(Vec::len), &summary["settled"]),
-        (Some(1), &Value::Bool(true))
+        (Some(2), &Value::Bool(true))
+    );
+    let counted = status(&phantoms, "out");
+    assert_eq!(
+        counted["done"].as_u64().map(|done| done as usize),
+        counted["steps"].as_array().map(Vec::len)
     );
 }
 
@@ -118,22 +273,13 @@ fn what_cannot_be_run_is_refused_with_the_remedy() {
     let phantoms = Phantoms::new(3, 2, [6, 48, 48]);
     run(&phantoms, "out", &["--rounds", "0"]).expect(2, &["give at least one round"]);
     run(&phantoms, "out", &["--settled", "1.5"]).expect(2, &["a Dice from 0 to 1"]);
+    run(&phantoms, "out", &["--only-step", "fold"]).expect(2, &["is no step"]);
+    run(&phantoms, "out", &["--test", phantoms.at("").to_str().unwrap()]).expect(2, &["holds no test cases"]);
+    run(&phantoms, "out", &["--weights", "nowhere.pt"]).expect(2, &["there is no file", "nowhere.pt"]);
     run(&phantoms, "out", &[]).expect(2, &["1 unlabelled cases have pseudo-labels; two are needed"]);
-    let refused = |option: &str, value: &str, pieces: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
-        command
-            .arg("run")
-            .arg("--labelled")
-            .arg(phantoms.at("data"))
-            .arg("--unlabelled")
-            .arg(phantoms.at("data"));
-        command
-            .arg("--weights")
-            .arg(phantoms.at("demo.safetensors"))
-            .arg("--out")
-            .arg(phantoms.at("other"));
-        Answer::of(command.args([option, value]).output().unwrap()).expect(2, pieces);
-    };
-    refused("--label-options", "--nonsense", &["--label-options", "--nonsense"]);
-    refused("--train-options", "--no-validation", &["what a round re-labels; leave it out"]);
+    run(&phantoms, "other", &["--label-options", "--nonsense"]).expect(2, &["--label-options", "--nonsense"]);
+    run(&phantoms, "other", &["--train-options", "--no-validation"]).expect(2, &["what a round re-labels; leave it out"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+    let answer = Answer::of(command.arg("status").arg(phantoms.at("data")).output().unwrap());
+    answer.expect(2, &["holds no config.toml; give the --out of an hpc-seg run"]);
 }

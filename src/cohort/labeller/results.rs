@@ -143,7 +143,7 @@ impl Unwritten {
             image.dims(),
             spacing,
             Extras {
-                flip: picture_flip(image),
+                flip: image.volume.geometry().upright(&axes),
                 ..Extras::default()
             },
             &self.out.join(&self.files.picture),
@@ -158,14 +158,4 @@ fn outcome_line(record: &CaseRecord) -> String {
         false => format!("class {}: empty", c.value),
     });
     words.collect::<Vec<_>>().join(", ")
-}
-
-/// Whether rows and columns must be turned to be seen as radiologists are used to: front or top up, the patient's right on the left.
-fn picture_flip(image: &Image) -> [bool; 2] {
-    let geometry = image.volume.geometry();
-    if !geometry.is_oriented() {
-        return [false; 2];
-    }
-    let [_, rows, columns] = image.axes.permute(geometry.orientation().positive);
-    [rows, columns]
 }

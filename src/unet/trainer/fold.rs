@@ -5,6 +5,7 @@ use super::checkpoint::{self, State};
 use super::run::{Run, Settings};
 use super::schedule::learning_rate;
 use crate::device::Device;
+use crate::error::InputError;
 use crate::keyed_rng::keyed_rng;
 use crate::stop::Stop;
 use crate::unet::augment::Augmentation;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -264,6 +266,21 @@ fn settings_of(prepared: &Prepared, request: &Request, training: &[Case], valida
     }))
 }
 
+/// That a fold was begun by other settings, or with other cases, than it is to go on with.
+#[derive(Debug)]
+struct OtherSettings;
+
+impl fmt::Display for OtherSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fold cannot go on")
+    }
+}
+
+/// Whether `error` says that a fold was begun by other settings, or with other cases.
+pub fn is_of_other_settings(error: &anyhow::Error) -> bool {
+    error.is::<OtherSettings>()
+}
+
 /// Checks that `training.json` says the same; whether there is none yet.
 fn agree_on_settings(folder: &Path, settings: &Value) -> Result<bool> {
     let path = folder.join(SETTINGS);
@@ -278,11 +295,12 @@ fn agree_on_settings(folder: &Path, settings: &Value) -> Result<bool> {
         .map(|(key, _)| key.as_str())
         .collect();
     if !changed.is_empty() {
-        bad_input!(
+        let text = format!(
             "{}: this fold was begun with other {}; give the same again, choose another --out, or start anew with --restart",
             path.display(),
             changed.join(", ")
         );
+        return Err(anyhow::Error::new(InputError::new(text)).context(OtherSettings));
     }
     Ok(false)
 }

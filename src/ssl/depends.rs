@@ -1,0 +1,99 @@
+//! What the result of each step of a run depends on, so that a change is noticed.
+
+use crate::ssl::steps::Step;
+use crate::ssl::work::Work;
+use crate::unet::plan::Plans;
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+type Files = Vec<(String, PathBuf)>;
+
+/// What a step depends on.
+pub struct Depends {
+    /// Files, by the part they play.
+    pub files: Files,
+    /// Settings, by their names.
+    pub settings: Value,
+    /// The files that it leaves.
+    pub outputs: Vec<PathBuf>,
+}
+
+impl Work<'_> {
+    /// What a step depends on, of a run whose last round is known. The cases of steps that processes share are looked after by the commands that do them.
+    ///
+    /// # Errors
+    /// Files of earlier steps that cannot be read.
+    pub fn depends(&self, step: &Step, last_round: usize) -> Result<Depends> {
+        let (places, settings) = (&self.places, &self.settings);
+        let (files, settings, outputs) = match step {
+            Step::Label | Step::LabelCase(_) | Step::Preprocess(_) => (Vec::new(), json!({}), Vec::new()),
+            Step::Plan => {
+                let options = json!({"plan_options": settings.plan_options});
+                (self.images_and_labels(), options, vec![places.plans()])
+            }
+            Step::Train(round, fold) => {
+                let options = json!({"train_options": settings.train_options, "seed": settings.seed});
+                let outputs = vec![places.checkpoint(*round, *fold)];
+                (self.training_files(*round, *fold)?, options, outputs)
+            }
+            Step::Relabel(round) => {
+                let masks = self.relabelled(*round)?;
+                let outputs = masks.iter().map(|(case, _)| places.pseudo_label(*round, case));
+                let outputs = outputs.chain([places.agreement(*round)]).collect();
+                let files = masks.into_iter().map(|(case, mask)| (format!("mask of {case}"), mask));
+                (files.collect(), json!({}), outputs)
+            }
+            Step::Test(round) => {
+                let groups = self.test.iter().map(|case| (case.name.as_str(), self.group_of(&case.name)));
+                let groups: BTreeMap<&str, String> = groups.collect();
+                (self.test_files(*round), json!({"groups": groups}), vec![places.test_scores(*round)])
+            }
+            Step::Model => {
+                let folds = 0..self.folds()?.len();
+                let files = folds.map(|fold| (format!("fold {fold}"), places.checkpoint(last_round, fold)));
+                let outputs = vec![places.model().join("plans.json")];
+                (files.collect(), json!({"round": last_round}), outputs)
+            }
+        };
+        Ok(Depends { files, settings, outputs })
+    }
+
+    fn images_and_labels(&self) -> Files {
+        let members = self.labelled().into_iter().chain(self.pseudo_labelled(0));
+        members
+            .flat_map(|member| {
+                let [image, label] = ["image", "label"].map(|kind| format!("{kind} of {}", member.name));
+                [(image, member.image), (label, member.label)]
+            })
+            .collect()
+    }
+
+    fn training_files(&self, round: usize, fold: usize) -> Result<Files> {
+        let (places, prepared) = (&self.places, self.places.of_round(round, "preprocessed"));
+        let arrays = prepared.join(&Plans::read(&places.plans())?.configuration.data_identifier);
+        let mut files = vec![
+            ("plans".to_owned(), places.plans()),
+            ("folds".to_owned(), prepared.join("splits_final.json")),
+        ];
+        for member in self.labelled().into_iter().chain(self.pseudo_labelled(0)) {
+            let file = arrays.join(format!("{}.json", member.name));
+            files.push((format!("preprocessed {}", member.name), file));
+        }
+        if self.settings.warm_start && round > 1 {
+            files.push(("network before".to_owned(), places.checkpoint(round - 1, fold)));
+        }
+        Ok(files)
+    }
+
+    fn test_files(&self, round: usize) -> Files {
+        let mut files = Vec::new();
+        for case in &self.test {
+            files.push((format!("reference of {}", case.name), case.labels.clone()));
+            let mask = self.places.test_masks(round).join(format!("{}.nii.gz", case.name));
+            files.extend(mask.is_file().then(|| (format!("mask of {}", case.name), mask)));
+        }
+        files
+    }
+}

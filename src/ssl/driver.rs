@@ -1,0 +1,314 @@
+//! The driver does a run's steps in their order, as far as this process has them to do: it writes each into the one journal, goes on where an earlier run stopped, and shares
+//! the steps with other processes that work in the same folder.
+
+use crate::cohort::hashes::FileHashes;
+use crate::cohort::journal::{Cost, Event, Fingerprint, Journal, Status};
+use crate::cohort::presence::{Claim, is_busy};
+use crate::cohort::runner::Exit;
+use crate::messages::Level;
+use crate::ssl::agreement::Agreement;
+use crate::ssl::settings::Origin;
+use crate::ssl::steps::{Known, Step};
+use crate::ssl::work::Work;
+use crate::unet::plan::Plans;
+use crate::{atomic_file, bad_input, clock, error, machine, messages, note, stop};
+use anyhow::{Context, Error, Result, anyhow};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Time between two looks at what other processes do.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A run in work.
+pub struct Driver<'a> {
+    work: &'a Work<'a>,
+    journal: Journal,
+    hashes: FileHashes,
+    /// Steps that were done, or found to be done, by this process.
+    done: BTreeSet<Step>,
+    failed: BTreeSet<Step>,
+    /// Steps of which other processes have the last cases.
+    left_to_others: BTreeSet<Step>,
+    /// The first error that kept a step from being done.
+    error: Option<Error>,
+    /// Whether cases failed that others do without.
+    some_failed: bool,
+}
+
+/// What became of a step.
+enum Outcome {
+    Done,
+    Elsewhere,
+    Failed,
+}
+
+impl<'a> Driver<'a> {
+    /// Enters the output folder, and writes the settings with their origins there.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to, others in it that work by other settings.
+    pub fn new(work: &'a Work<'a>, origins: &BTreeMap<String, Origin>) -> Result<Self> {
+        let mut journal = Journal::open(work.places.out())?;
+        if journal.presence().is_alone() {
+            atomic_file::remove_leftovers(work.places.out());
+        }
+        journal.presence().let_others_in(&serde_json::to_string(&work.settings)?)?;
+        work.settings.write(work.places.out(), origins)?;
+        Ok(Self {
+            work,
+            hashes: journal.hashes(),
+            journal,
+            done: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            left_to_others: BTreeSet::new(),
+            error: None,
+            some_failed: false,
+        })
+    }
+
+    /// Does all steps that are not done, but for those of other processes, which it waits for.
+    ///
+    /// # Errors
+    /// A stop; a full disk; what is for the user to mend; in the end, the first error that kept a step from being done.
+    pub fn all(&mut self) -> Result<Exit> {
+        loop {
+            self.work.stop.check()?;
+            let known = self.known()?;
+            let (done, left): (Vec<Step>, Vec<Step>) = known.steps().into_iter().partition(|step| self.done.contains(step));
+            if left.is_empty() {
+                return Ok(self.exit());
+            }
+            let is_ready = |step: &Step| !self.failed.contains(step) && known.needs(step).iter().all(|needed| done.contains(needed));
+            let ready: Vec<Step> = left.into_iter().filter(is_ready).collect();
+            if ready.is_empty() {
+                return Err(self.failure());
+            }
+            let mut is_waiting = true;
+            for step in &ready {
+                is_waiting = matches!(self.attempt(step)?, Outcome::Elsewhere);
+                if !is_waiting {
+                    break; // what is ready may be another now
+                }
+            }
+            if is_waiting {
+                sleep(LOOK);
+            }
+        }
+    }
+
+    fn failure(&mut self) -> Error {
+        self.error.take().unwrap_or_else(|| anyhow!("no step of the run can be done"))
+    }
+
+    /// Does one step alone.
+    ///
+    /// # Errors
+    /// A step that there is not, or that needs others first; what keeps it from being done.
+    pub fn only(&mut self, step: &Step) -> Result<Exit> {
+        let done = self.journal.latest().iter().filter(|(_, entry)| entry.event == Event::Done);
+        self.done = done.filter_map(|(name, _)| name.parse().ok()).collect();
+        let known = self.known()?;
+        let is_case = matches!(step, Step::LabelCase(case) if self.work.unlabelled().any(|name| name == case));
+        if !is_case && !known.steps().contains(step) {
+            bad_input!("--only-step {step}: this run has no such step; hpc-seg status lists them");
+        }
+        let missing: Vec<String> = known
+            .needs(step)
+            .iter()
+            .filter(|needed| !self.done.contains(needed))
+            .map(Step::to_string)
+            .collect();
+        if !missing.is_empty() {
+            bad_input!("--only-step {step}: needs {} to be done first", missing.join(", "));
+        }
+        self.done.remove(step);
+        match self.attempt(step)? {
+            Outcome::Done => Ok(self.exit()),
+            Outcome::Elsewhere => {
+                note!("{step}: another hpc-seg works on it");
+                Ok(Exit::Elsewhere)
+            }
+            Outcome::Failed => Err(self.failure()),
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        if self.some_failed { Exit::SomeFailed } else { Exit::Done }
+    }
+
+    /// What is known now of the steps there are.
+    ///
+    /// # Errors
+    /// Files of steps that are done and cannot be read.
+    pub fn known(&self) -> Result<Known> {
+        let (work, settings) = (self.work, &self.work.settings);
+        let mut known = Known {
+            has_test: !work.test.is_empty(),
+            rounds: settings.rounds,
+            settled: settings.settled,
+            ..Known::default()
+        };
+        if self.done.contains(&Step::Label) {
+            known.folds = work.folds()?.len();
+        }
+        for round in (1..=settings.rounds).take_while(|round| self.done.contains(&Step::Relabel(*round))) {
+            let path = work.places.agreement(round);
+            let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            let agreement: Agreement = serde_json::from_str(&text).with_context(|| format!("{}: is damaged", path.display()))?;
+            known.agreements.push(agreement.mean_dice);
+        }
+        Ok(known)
+    }
+
+    /// Does a step, unless it is done or another process has it.
+    fn attempt(&mut self, step: &Step) -> Result<Outcome> {
+        match self.do_step(step) {
+            Ok(outcome) => {
+                if matches!(outcome, Outcome::Done) {
+                    self.done.insert(step.clone());
+                }
+                Ok(outcome)
+            }
+            Err(error) if stop::is_stopped(&error) => {
+                self.journal.append(&step.to_string(), Event::Stopped, None, "")?;
+                Err(error)
+            }
+            Err(error) => {
+                let text = format!("{error:#}").replace(['\n', '\r'], " ");
+                let written = self.journal.append(&step.to_string(), Event::Failed, None, &text);
+                if atomic_file::is_disk_full(&error) || error::is_input_error(&error) {
+                    return Err(error);
+                }
+                written?;
+                messages::say(Level::Error, format_args!("{step} failed: {text}; what does not need it goes on"));
+                self.failed.insert(step.clone());
+                self.error
+                    .get_or_insert(error.context(format!("{step} failed; the same command tries it again")));
+                Ok(Outcome::Failed)
+            }
+        }
+    }
+
+    fn do_step(&mut self, step: &Step) -> Result<Outcome> {
+        match self.shared_folder(step) {
+            Some(folder) => self.do_shared(step, &folder),
+            None => self.do_alone(step),
+        }
+    }
+
+    /// The folder of a step whose cases processes share.
+    fn shared_folder(&self, step: &Step) -> Option<PathBuf> {
+        let places = &self.work.places;
+        match step {
+            Step::Label | Step::LabelCase(_) => Some(places.pseudo_labels(0)),
+            Step::Preprocess(round) => {
+                let plans = Plans::read(&places.plans()).ok()?;
+                Some(places.of_round(*round, "preprocessed").join(&plans.configuration.data_identifier))
+            }
+            Step::Test(round) => Some(places.test_masks(*round)),
+            _ => None,
+        }
+    }
+
+    /// The command of such a step knows for itself which cases are done and unchanged.
+    fn do_shared(&mut self, step: &Step, folder: &Path) -> Result<Outcome> {
+        self.journal.refresh()?;
+        let name = step.to_string();
+        let is_done = self.journal.latest().get(&name).is_some_and(|entry| entry.event == Event::Done);
+        if self.left_to_others.contains(step) && (is_done || is_busy(folder)) {
+            return Ok(if is_done { Outcome::Done } else { Outcome::Elsewhere });
+        }
+        if !is_done {
+            self.journal.append(&name, Event::Started, None, "")?;
+        }
+        let (begun, work) = (begin(), self.work);
+        let exit = match step {
+            Step::LabelCase(case) => work.label(Some(case))?,
+            Step::Preprocess(round) => work.preprocess(*round)?,
+            Step::Test(round) => work.test(*round)?,
+            _ => work.label(None)?,
+        };
+        match exit {
+            Exit::SomeFailed => self.some_failed = true,
+            Exit::Done => {}
+            Exit::Elsewhere | Exit::Stopped => {
+                self.left_to_others.insert(step.clone());
+                return Ok(Outcome::Elsewhere);
+            }
+        }
+        match self.journal.presence().claim(&name)? {
+            Some(claim) => self.close(step, begun, claim),
+            None => Ok(Outcome::Elsewhere),
+        }
+    }
+
+    fn do_alone(&mut self, step: &Step) -> Result<Outcome> {
+        let name = step.to_string();
+        let Some(claim) = self.journal.presence().claim(&name)? else {
+            return Ok(Outcome::Elsewhere);
+        };
+        self.journal.refresh()?;
+        let (fingerprint, outputs) = self.fingerprint(step)?;
+        match self.journal.status(&name, &fingerprint, &outputs) {
+            Status::Finished => return Ok(Outcome::Done),
+            Status::Changed(changes) if *step == Step::Plan && !self.work.redo && self.work.places.plans().is_file() => bad_input!(
+                "the networks were planned for other data or settings ({}); give --redo to plan and train anew, or choose another --out",
+                changes.join("; ")
+            ),
+            Status::Changed(changes) => note!("{name}: done again, because {}", changes.join("; ")),
+            Status::Open => {}
+        }
+        self.journal.append(&name, Event::Started, None, "")?;
+        let (begun, work) = (begin(), self.work);
+        match step {
+            Step::Plan => work.plan()?,
+            Step::Train(round, fold) => work.train(*round, *fold)?,
+            Step::Relabel(round) => work.relabel(*round)?,
+            _ => work.model(self.known()?.last_round())?,
+        }
+        self.close(step, begun, claim)
+    }
+
+    /// What ends a step, and its entry in the journal, unless that is there already.
+    fn close(&mut self, step: &Step, begun: Instant, claim: Claim) -> Result<Outcome> {
+        let name = step.to_string();
+        if *step == Step::Label {
+            self.work.after_label()?;
+        }
+        let (fingerprint, outputs) = self.fingerprint(step)?;
+        self.journal.refresh()?;
+        if self.journal.status(&name, &fingerprint, &outputs) != Status::Finished {
+            if let Step::Test(round) = step {
+                self.work.score(*round)?;
+            }
+            let cost = Cost {
+                seconds: (begun.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+                peak_memory_bytes: machine::peak_memory_bytes(),
+            };
+            self.journal.append_with(&name, Event::Done, Some(fingerprint), Some(cost), "")?;
+            let memory = cost
+                .peak_memory_bytes
+                .map_or(String::new(), |bytes| format!(", {} MiB at most", bytes >> 20));
+            note!("{name}: done in {}{memory}", clock::spoken(cost.seconds));
+        }
+        drop(claim);
+        Ok(Outcome::Done)
+    }
+
+    /// What a step's result depends on, and the files that it leaves.
+    fn fingerprint(&mut self, step: &Step) -> Result<(Fingerprint, Vec<PathBuf>)> {
+        let depends = self.work.depends(step, self.known()?.last_round())?;
+        let inputs = depends.files.into_iter().map(|(role, path)| Ok((role, self.hashes.of(&path)?)));
+        let inputs = inputs.collect::<Result<BTreeMap<_, _>>>()?;
+        Ok((Fingerprint::new(inputs, String::new(), depends.settings)?, depends.outputs))
+    }
+}
+
+/// From when on a step's seconds and memory count.
+fn begin() -> Instant {
+    machine::forget_peak_memory();
+    Instant::now()
+}

@@ -1,0 +1,90 @@
+//! Where a run's files lie in its output folder.
+
+use crate::unet::trainer::fold::FINAL;
+use std::path::{Path, PathBuf};
+
+/// The output folder.
+#[derive(Clone, Debug)]
+pub struct Places(PathBuf);
+
+impl Places {
+    /// Of the output folder `out`.
+    pub fn new(out: &Path) -> Self {
+        Self(out.to_owned())
+    }
+
+    /// The folder itself.
+    pub fn out(&self) -> &Path {
+        &self.0
+    }
+
+    /// The pseudo-labels of a round, `CASE.nii.gz`; round 0 are those of TFFS.
+    pub fn pseudo_labels(&self, round: usize) -> PathBuf {
+        self.0.join("pseudo_labels").join(round_name(round))
+    }
+
+    /// The pseudo-label of a case.
+    pub fn pseudo_label(&self, round: usize, case: &str) -> PathBuf {
+        self.pseudo_labels(round).join(format!("{case}.nii.gz"))
+    }
+
+    /// A round's work: `dataset`, `preprocessed`, `model`.
+    pub fn of_round(&self, round: usize, name: &str) -> PathBuf {
+        self.0.join("rounds").join(round_name(round)).join(name)
+    }
+
+    /// A round's network.
+    pub fn checkpoint(&self, round: usize, fold: usize) -> PathBuf {
+        self.of_round(round, "model").join(format!("fold_{fold}")).join(FINAL)
+    }
+
+    /// How far a round's pseudo-labels agree with those before.
+    pub fn agreement(&self, round: usize) -> PathBuf {
+        self.of_round(round, "agreement.json")
+    }
+
+    /// The plans of all rounds.
+    pub fn plans(&self) -> PathBuf {
+        self.0.join("plans/nnUNetPlans.json")
+    }
+
+    /// Which case is re-labelled by which fold.
+    pub fn folds(&self) -> PathBuf {
+        self.0.join("folds.json")
+    }
+
+    /// The test cases: links in nnU-Net's layout, `imagesTs` and `labelsTs`.
+    pub fn test(&self) -> PathBuf {
+        self.0.join("test")
+    }
+
+    /// What a round makes of the test cases; round 0 is TFFS.
+    pub fn test_masks(&self, round: usize) -> PathBuf {
+        self.test().join(round_name(round))
+    }
+
+    /// How good that is.
+    pub fn test_scores(&self, round: usize) -> PathBuf {
+        self.test().join(format!("{}.json", round_name(round)))
+    }
+
+    /// The product.
+    pub fn model(&self) -> PathBuf {
+        self.0.join("model")
+    }
+
+    /// What came of it all, for programs.
+    pub fn summary(&self) -> PathBuf {
+        self.0.join("summary.json")
+    }
+
+    /// The same, for people.
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report.html")
+    }
+}
+
+/// As in `round_1`.
+pub fn round_name(round: usize) -> String {
+    format!("round_{round}")
+}

@@ -1,0 +1,159 @@
+//! `OUT/report.html`: what came of a run, for people: scores, time and memory, training curves, and the cases to look at first.
+
+use crate::atomic_file;
+use crate::messages::Progress;
+use crate::report::chart::{Curve, Panel, svg};
+use crate::report::html::{Page, Picture};
+use crate::report::montage::{Extras, montage};
+use crate::ssl::places::Places;
+use crate::ssl::round::{Member, members_of};
+use crate::ssl::settings::FILE_NAME;
+use crate::ssl::summary::{SCORE_HEADS, STAGE_HEADS, Summary};
+use crate::ssl::suspicion::{Suspicion, suspicions};
+use crate::volume::{AxisMap, Volume};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Cases with a picture, the most suspicious ones: a picture takes some 300 kB.
+const PICTURES: usize = 60;
+/// What the gallery can be sorted by.
+const KEYS: [&str; 5] = ["overall", "uncertainty", "disagreement", "volume outlier", "components"];
+
+/// Writes the report of the run in `out`.
+///
+/// # Errors
+/// Results that cannot be read, a folder that cannot be written to.
+pub fn write(out: &Path, summary: &Summary) -> Result<()> {
+    let places = Places::new(out);
+    let mut page = Page::new("hpc-seg run");
+    page.text(&format!(
+        "{}. {} networks are in {}. For research use only; not a medical device.",
+        if summary.settled {
+            "The pseudo-labels have settled"
+        } else {
+            "The pseudo-labels have not settled yet: more rounds may change them"
+        },
+        summary.folds,
+        summary.model.display()
+    ));
+    let scores = summary.score_rows();
+    page.heading("On the test cases");
+    match scores.is_empty() {
+        true => page.text("There were none (--test)."),
+        false => page.table(&SCORE_HEADS, &scores),
+    }
+    page.heading("Rounds");
+    page.table(&STAGE_HEADS, &summary.stage_rows());
+    page.heading("Training");
+    for stage in summary.rounds.iter().filter(|stage| stage.round > 0) {
+        page.drawing(&svg(&curves(&places, stage.round, summary.folds)));
+    }
+    cases(&mut page, &places, summary)?;
+    page.heading("Settings");
+    page.listing(&fs::read_to_string(out.join(FILE_NAME)).unwrap_or_default());
+    page.text(&format!("hpc-seg {}", env!("CARGO_PKG_VERSION")));
+    atomic_file::write_bytes(&places.report(), page.finish().as_bytes())
+}
+
+/// Dice on held-out patches and training loss of a round's networks, epoch by epoch.
+fn curves(places: &Places, round: usize, folds: usize) -> Vec<Panel> {
+    let tables: Vec<BTreeMap<String, Vec<f64>>> = (0..folds).map(|fold| progress(&places.checkpoint(round, fold))).collect();
+    let panel = |title: &str, column: &str| Panel {
+        title: format!("round {round}: {title}, by epoch"),
+        curves: tables
+            .iter()
+            .enumerate()
+            .map(|(fold, table)| Curve {
+                name: format!("fold {fold}"),
+                values: table.get(column).cloned().unwrap_or_default(),
+            })
+            .collect(),
+    };
+    vec![panel("Dice on held-out patches", "mean_dice"), panel("training loss", "train_loss")]
+}
+
+/// The columns of a network's `progress.csv`; what is no number is left out of the curve.
+fn progress(checkpoint: &Path) -> BTreeMap<String, Vec<f64>> {
+    let Ok(mut reader) = csv::Reader::from_path(checkpoint.with_file_name("progress.csv")) else {
+        return BTreeMap::new();
+    };
+    let heads = reader.headers().cloned().unwrap_or_default();
+    let mut columns: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for row in reader.records().flatten() {
+        for (head, cell) in heads.iter().zip(&row) {
+            columns.entry(head.to_owned()).or_default().push(cell.parse().unwrap_or(f64::NAN));
+        }
+    }
+    columns
+}
+
+fn cases(page: &mut Page, places: &Places, summary: &Summary) -> Result<()> {
+    let Some(last) = summary.rounds.last().map(|stage| stage.round) else {
+        return Ok(());
+    };
+    let members = members_of(&places.of_round(1, "dataset"))?;
+    let relabelled: Vec<String> = members
+        .keys()
+        .filter(|name| places.pseudo_label(last, name).is_file())
+        .cloned()
+        .collect();
+    let found = suspicions(places, last, &relabelled, summary.classes.len())?;
+    page.heading("Cases, the most suspicious first");
+    page.text(
+        "Uncertainty is TFFS's mean entropy over the foreground (nats); disagreement 1 - Dice with the stage before; volume outlier the distance from the median volume, in robust standard \
+         deviations of its logarithm; components those beyond one for each class. Overall is the mean of the ranks. Solid outlines: the last pseudo-label; dashed: TFFS.",
+    );
+    let folder = tempfile::tempdir_in(places.out())?;
+    let progress = Progress::new("report");
+    progress.stage("drawing", found.len().min(PICTURES) as u64);
+    let mut pictures = Vec::new();
+    for (at, suspicion) in found.iter().enumerate() {
+        let member = members.get(&suspicion.case).filter(|_| at < PICTURES);
+        let png = member.map(|member| draw(places, member, last, folder.path())).transpose()?;
+        progress.advance(1);
+        pictures.push(picture(suspicion, png, &summary.classes));
+    }
+    page.gallery(&KEYS, &pictures);
+    Ok(())
+}
+
+fn picture(suspicion: &Suspicion, png: Option<Vec<u8>>, classes: &[String]) -> Picture {
+    let volumes = classes.iter().skip(1).zip(&suspicion.volumes_ml);
+    let volumes: Vec<String> = volumes.map(|(name, ml)| format!("{name} {ml:.1} ml")).collect();
+    Picture {
+        title: suspicion.case.clone(),
+        png,
+        values: vec![
+            suspicion.overall,
+            suspicion.uncertainty,
+            suspicion.disagreement,
+            suspicion.volume_outlier,
+            suspicion.components,
+        ],
+        caption: volumes.join(", "),
+    }
+}
+
+/// Contours of the last pseudo-label, and dashed those of TFFS.
+fn draw(places: &Places, member: &Member, round: usize, folder: &Path) -> Result<Vec<u8>> {
+    let (axes, image) = (AxisMap::default(), Volume::open(&member.image)?);
+    let labels = |round: usize| Volume::open(&places.pseudo_label(round, &member.name))?.labels_u8();
+    let (last, first) = (labels(round)?, labels(0)?);
+    let path = folder.join("picture.png");
+    let mut read = |z: usize, out: &mut [f32]| image.slice_into(&axes, z, out);
+    montage(
+        &mut read,
+        &last,
+        axes.permute(image.dims()),
+        axes.permute(image.geometry().spacing),
+        Extras {
+            reference: Some(&first),
+            flip: image.geometry().upright(&axes),
+            ..Extras::default()
+        },
+        &path,
+    )?;
+    Ok(fs::read(&path)?)
+}

@@ -1,0 +1,402 @@
+//! What each step of a run does: a command of this program that a user could give too, or a few files put in their place.
+
+use crate::cohort::discover::{Cohort, LabelledCase, discover, test_cases};
+use crate::cohort::evaluation::Request;
+use crate::cohort::groups::Grouping;
+use crate::cohort::held_out;
+use crate::cohort::runner::Exit;
+use crate::device::Device;
+use crate::metrics::measures::Preset;
+use crate::ssl::agreement::agreements;
+use crate::ssl::folds::folds;
+use crate::ssl::places::Places;
+use crate::ssl::round::{Description, Member, write_dataset, write_if_changed, write_splits};
+use crate::ssl::settings::Settings;
+use crate::stop::Stop;
+use crate::unet::exchange::Fold;
+use crate::unet::trainer::fold::{FINAL, is_of_other_settings};
+use crate::volume::{AxisMap, Volume};
+use crate::{atomic_file, bad_input, note, warning};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What runs a command line of this program: its words, and the option of `run` whose text they end with.
+pub type Commands<'a> = dyn Fn(Vec<OsString>, (&str, &str)) -> Result<Exit> + 'a;
+
+/// A run's settings and cases, and where it puts its files.
+pub struct Work<'a> {
+    /// The settings.
+    pub settings: Settings,
+    /// The output folder.
+    pub places: Places,
+    /// Whether folds that were begun by other settings are trained anew, and another plan is made where it has to be.
+    pub redo: bool,
+    /// Options of `pseudo-label` that choose the device.
+    pub device_options: Vec<OsString>,
+    /// Runs a command.
+    pub commands: &'a Commands<'a>,
+    /// Does this program's own arithmetic.
+    pub device: &'a Device,
+    /// The wish to stop.
+    pub stop: &'a Stop,
+    pub(super) cohort: Cohort,
+    pub(super) test: Vec<LabelledCase>,
+    pub(super) description: Description,
+    pub(super) grouping: Grouping,
+}
+
+impl<'a> Work<'a> {
+    /// Finds the cases.
+    ///
+    /// # Errors
+    /// Folders without cases, labels that cannot be read, groups that make no sense.
+    pub fn new(settings: Settings, out: &Path, commands: &'a Commands<'a>, device: &'a Device, stop: &'a Stop) -> Result<Self> {
+        let cohort = discover(&settings.labelled, &settings.unlabelled, 0)?;
+        let grouping = match (&settings.groups, &settings.group_regex) {
+            (Some(file), _) => Grouping::from_file(file)?,
+            (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
+            (None, None) => Grouping::One,
+        };
+        grouping.assign(&cohort)?;
+        let test = settings.test.as_deref().map(test_cases).transpose()?.unwrap_or_default();
+        if let Some(case) = test.iter().find(|case| grouping.group_of(&case.name).is_none()) {
+            bad_input!(
+                "the test case {} has no group; add it to --groups, or widen --group-regex",
+                case.name
+            );
+        }
+        let trained_on = cohort.labelled.iter().map(|case| &case.name);
+        if let Some(name) = trained_on.into_iter().find(|name| test.iter().any(|case| case.name == **name)) {
+            bad_input!("{name} is a labelled case and a test case; take it out of one of the folders");
+        }
+        Ok(Self {
+            description: Description::of(&settings.labelled, most_label(&cohort)?),
+            places: Places::new(out),
+            redo: false,
+            device_options: Vec::new(),
+            commands,
+            device,
+            stop,
+            cohort,
+            test,
+            grouping,
+            settings,
+        })
+    }
+
+    /// Names of the unlabelled cases.
+    pub fn unlabelled(&self) -> impl Iterator<Item = &str> {
+        self.cohort.unlabelled.iter().map(|case| case.name.as_str())
+    }
+
+    /// Runs a command of this program with an option's text at its end.
+    fn command(&self, mut words: Vec<OsString>, (option, more): (&str, &str)) -> Result<Exit> {
+        words.extend(more.split_whitespace().map(OsString::from));
+        let exit = (self.commands)(words, (option, more))?;
+        self.stop.check()?;
+        Ok(exit)
+    }
+
+    /// The labelled cases, as members of a data set.
+    pub(super) fn labelled(&self) -> Vec<Member> {
+        let cases = self.cohort.labelled.iter();
+        cases.map(|case| member(&case.name, &case.image, &case.labels)).collect()
+    }
+
+    /// The unlabelled cases that have a pseudo-label, with that of a round.
+    pub(super) fn pseudo_labelled(&self, round: usize) -> Vec<Member> {
+        let cases = self.cohort.unlabelled.iter();
+        cases
+            .filter(|case| self.places.pseudo_label(0, &case.name).is_file())
+            .map(|case| member(&case.name, &case.image, &self.places.pseudo_label(round, &case.name)))
+            .collect()
+    }
+
+    /// Which case is re-labelled by which fold.
+    ///
+    /// # Errors
+    /// Fewer than two cases with pseudo-labels.
+    pub fn folds(&self) -> Result<Vec<Vec<String>>> {
+        let pseudo = self.pseudo_labelled(0);
+        if pseudo.len() < 2 {
+            bad_input!(
+                "{} unlabelled cases have pseudo-labels; two are needed, so that each is re-labelled by a network that never saw it",
+                pseudo.len()
+            );
+        }
+        let named = |member: &Member| (member.name.clone(), self.group_of(&member.name));
+        Ok(folds(&pseudo.iter().map(named).collect::<Vec<_>>(), self.settings.seed))
+    }
+
+    pub(super) fn group_of(&self, case: &str) -> String {
+        self.grouping.group_of(case).unwrap_or_default()
+    }
+
+    /// Folders that volumes are read from.
+    pub fn input_folders(&self) -> Vec<PathBuf> {
+        let test = self.test.iter().flat_map(|case| [&case.image, &case.labels]);
+        let test = test.filter_map(|file| Some(file.parent()?.to_owned()));
+        self.cohort.input_folders.iter().cloned().chain(test).collect()
+    }
+
+    /// The command that makes the initial pseudo-labels, without `--label-options`.
+    pub fn label_words(&self) -> Vec<OsString> {
+        self.tffs_words(&self.settings.unlabelled, &self.places.pseudo_labels(0))
+    }
+
+    /// TFFS of volumes, into a folder.
+    fn tffs_words(&self, unlabelled: &Path, out: &Path) -> Vec<OsString> {
+        let settings = &self.settings;
+        let mut words: Vec<OsString> = vec!["pseudo-label".into()];
+        let folders = [
+            ("--labelled", settings.labelled.as_path()),
+            ("--unlabelled", unlabelled),
+            ("--weights", &settings.weights),
+            ("--out", out),
+        ];
+        folders
+            .iter()
+            .for_each(|(option, path)| words.extend([OsString::from(option), path.into()]));
+        words.extend(["--seed".into(), settings.seed.to_string().into()]);
+        words.extend(settings.groups.iter().flat_map(|file| ["--groups".into(), file.into()]));
+        words.extend(
+            settings
+                .group_regex
+                .iter()
+                .flat_map(|pattern| ["--group-regex".into(), pattern.into()]),
+        );
+        words.extend(self.device_options.iter().cloned());
+        words
+    }
+
+    fn tffs(&self, mut words: Vec<OsString>, case: Option<&str>) -> Result<Exit> {
+        words.extend(case.iter().flat_map(|name| ["--case".into(), name.into()]));
+        self.command(words, ("--label-options", &self.settings.label_options))
+    }
+
+    /// The initial pseudo-labels, of all cases or one.
+    pub(super) fn label(&self, case: Option<&str>) -> Result<Exit> {
+        self.tffs(self.label_words(), case)
+    }
+
+    /// What cases could not be labelled take no part.
+    pub(super) fn after_label(&self) -> Result<()> {
+        let has_none = |name: &&str| !self.places.pseudo_label(0, name).is_file();
+        for name in self.unlabelled().filter(has_none) {
+            warning!("{name}: has no pseudo-label and takes no part in the rounds");
+        }
+        write_if_changed(&self.places.folds(), &json!(self.folds()?))
+    }
+
+    fn dataset(&self, round: usize) -> Result<PathBuf> {
+        let folder = self.places.of_round(round, "dataset");
+        let (labelled, pseudo) = (self.labelled(), self.pseudo_labelled(round - 1));
+        write_dataset(&folder, &self.description, &labelled.iter().chain(&pseudo).collect::<Vec<_>>())?;
+        Ok(folder)
+    }
+
+    /// One plan for all rounds, so that their networks compare.
+    pub(super) fn plan(&self) -> Result<()> {
+        let (dataset, file) = (self.dataset(1)?, self.places.plans());
+        let folder = file.parent().unwrap_or(&file);
+        let before = fs::read(&file).ok();
+        let words = words(&[&"plan", &dataset, &"--out", &folder]);
+        self.command(words, ("--plan-options", &self.settings.plan_options))?;
+        if before.is_some_and(|before| fs::read(&file).is_ok_and(|now| now != before)) {
+            note!("the plan is another: the networks of the one before are removed");
+            let rounds = self.places.out().join("rounds");
+            fs::remove_dir_all(&rounds).with_context(|| format!("cannot remove {}", rounds.display()))?;
+            self.dataset(1)?;
+        }
+        Ok(())
+    }
+
+    /// The cases of a round, ready for training.
+    pub(super) fn preprocess(&self, round: usize) -> Result<Exit> {
+        let (dataset, out) = (self.dataset(round)?, self.places.of_round(round, "preprocessed"));
+        write_splits(&out, &self.labelled(), &self.folds()?)?;
+        let plans = self.places.plans();
+        let words = words(&[&"preprocess", &dataset, &"--plans", &plans, &"--out", &out]);
+        let exit = self.command(words, ("", ""))?;
+        if exit == Exit::SomeFailed {
+            bad_input!(
+                "{}: not every case could be preprocessed; mend or remove those named above",
+                out.display()
+            );
+        }
+        Ok(exit)
+    }
+
+    /// A round's fold; it segments the cases it never saw in the end.
+    pub(super) fn train(&self, round: usize, fold: usize) -> Result<()> {
+        let [preprocessed, model] = ["preprocessed", "model"].map(|name| self.places.of_round(round, name));
+        let before = self.places.checkpoint(round.saturating_sub(1), fold);
+        let (fold, seed) = (fold.to_string(), self.settings.seed.wrapping_add(round as u64).to_string());
+        let train = |restart: bool| {
+            let mut words = words(&[&"train", &preprocessed, &"--out", &model, &"--fold", &fold, &"--seed", &seed]);
+            if self.settings.warm_start && round > 1 {
+                words.extend(["--warm-start".into(), before.clone().into()]);
+            }
+            words.extend(restart.then(|| "--restart".into()));
+            self.command(words, ("--train-options", &self.settings.train_options))
+        };
+        match train(false) {
+            Err(error) if self.redo && is_of_other_settings(&error) => {
+                note!("{error:#}; it is trained anew");
+                train(true)?;
+            }
+            Err(error) if is_of_other_settings(&error) => {
+                return Err(error
+                    .context("a fold was begun with other settings or labels; give the same again, or --redo to train such folds anew"));
+            }
+            other => drop(other?),
+        }
+        Ok(())
+    }
+
+    /// Where a round's networks put the cases they never saw: (case, mask).
+    pub(super) fn relabelled(&self, round: usize) -> Result<Vec<(String, PathBuf)>> {
+        let model = self.places.of_round(round, "model");
+        let folds = self.folds()?.into_iter().enumerate();
+        let masks = folds.flat_map(|(fold, names)| {
+            let from = held_out::folder(&model, Fold::Number(fold));
+            names.into_iter().map(move |name| {
+                let mask = from.join(format!("{name}.nii.gz"));
+                (name, mask)
+            })
+        });
+        Ok(masks.collect())
+    }
+
+    /// Collects a round's pseudo-labels, and compares them with those before.
+    pub(super) fn relabel(&self, round: usize) -> Result<()> {
+        let mut names = Vec::new();
+        for (name, mask) in self.relabelled(round)? {
+            copy(&mask, &self.places.pseudo_label(round, &name))?;
+            names.push(name);
+        }
+        let [before, after] = [round - 1, round].map(|round| self.places.pseudo_labels(round));
+        let agreement = agreements(&before, &after, &names, self.description.labels.len() as u8, self.stop)?;
+        note!("round {round}: mean Dice with the pseudo-labels before {:.4}", agreement.mean_dice);
+        write_if_changed(&self.places.agreement(round), &serde_json::to_value(agreement)?)
+    }
+
+    /// What a round makes of the test cases.
+    pub(super) fn test(&self, round: usize) -> Result<Exit> {
+        let links = self.places.test();
+        for case in &self.test {
+            let image = format!("imagesTs/{}_0000{}", case.name, ending(&case.image)?);
+            link(&case.image, &links.join(image))?;
+            link(
+                &case.labels,
+                &links.join(format!("labelsTs/{}{}", case.name, ending(&case.labels)?)),
+            )?;
+        }
+        let out = self.places.test_masks(round);
+        if round == 0 {
+            return self.tffs(self.tffs_words(&links, &out), None);
+        }
+        let (model, input) = (self.places.of_round(round, "model"), links.join("imagesTs"));
+        self.command(
+            words(&[&"predict", &"--model", &model, &"--input", &input, &"--out", &out]),
+            ("", ""),
+        )
+    }
+
+    /// How good that is: Dice, largest HD and HD95 by class and group.
+    pub(super) fn score(&self, round: usize) -> Result<()> {
+        let grouping = match (&self.settings.groups, &self.settings.group_regex) {
+            (Some(file), _) => Grouping::from_file(file)?,
+            (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
+            (None, None) => Grouping::One,
+        };
+        let request = Request {
+            predictions: self.places.test_masks(round),
+            references: self.places.test().join("labelsTs"),
+            only: self.test.iter().map(|case| case.name.clone()).collect(),
+            preset: Preset::Care,
+            tolerances_mm: Vec::new(),
+            classes: (1..self.description.labels.len() as u16).collect(),
+            ignored: None,
+            grouping,
+            seed: self.settings.seed,
+        };
+        let evaluation = self.device.install(|| request.run(self.stop))?;
+        write_if_changed(&self.places.test_scores(round), &evaluation.json())
+    }
+
+    /// The networks of the last round as the product.
+    pub(super) fn model(&self, last: usize) -> Result<()> {
+        let (from, to) = (self.places.of_round(last, "model"), self.places.model());
+        for file in ["plans.json", "dataset.json"] {
+            copy(&from.join(file), &to.join(file))?;
+        }
+        for fold in 0..self.folds()?.len() {
+            copy(&self.places.checkpoint(last, fold), &to.join(format!("fold_{fold}")).join(FINAL))?;
+        }
+        Ok(())
+    }
+}
+
+fn words(words: &[&dyn AsRef<OsStr>]) -> Vec<OsString> {
+    words.iter().map(|word| word.as_ref().to_owned()).collect()
+}
+
+fn member(name: &str, image: &Path, label: &Path) -> Member {
+    Member {
+        name: name.to_owned(),
+        image: image.to_owned(),
+        label: label.to_owned(),
+    }
+}
+
+/// The highest label of the labelled volumes.
+fn most_label(cohort: &Cohort) -> Result<u16> {
+    let mut most = 0;
+    for case in &cohort.labelled {
+        let labels = Volume::open(&case.labels)?.labels(&AxisMap::default())?;
+        most = most.max(labels.into_iter().max().unwrap_or(0));
+    }
+    if !(1..255).contains(&most) {
+        bad_input!("the labelled volumes' highest label is {most}; labels from 1 to 254 are needed");
+    }
+    Ok(most)
+}
+
+/// Copies a file, whole or not at all.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().unwrap_or(to);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let bytes = fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
+    atomic_file::write_bytes(to, &bytes)
+}
+
+/// `predict` knows volumes by this ending.
+fn ending(path: &Path) -> Result<&'static str> {
+    match path.to_string_lossy().ends_with(".nii.gz") {
+        true => Ok(".nii.gz"),
+        false => bad_input!("{}: test cases have to be .nii.gz files; compress it (gzip)", path.display()),
+    }
+}
+
+/// A link to a file that stays where it is; an older link of the name is replaced.
+fn link(to: &Path, at: &Path) -> Result<()> {
+    let whole = fs::canonicalize(to).with_context(|| format!("{}: cannot be found", to.display()))?;
+    if fs::read_link(at).is_ok_and(|there| there == whole) {
+        return Ok(());
+    }
+    let folder = at.parent().unwrap_or(at);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // Under a name of this process's own first: another one may be reading through the link.
+    let own = folder.join(format!("{}link-{}", atomic_file::TEMPORARY_PREFIX, std::process::id()));
+    let _ = fs::remove_file(&own);
+    #[cfg(unix)]
+    let made = std::os::unix::fs::symlink(&whole, &own);
+    #[cfg(not(unix))]
+    let made = fs::copy(&whole, &own).map(drop);
+    made.and_then(|()| fs::rename(&own, at))
+        .with_context(|| format!("cannot make a link at {}", at.display()))
+}
