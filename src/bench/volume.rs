@@ -119,6 +119,7 @@ impl Bench {
         let root = folder.path().join("phantoms");
         let phantoms = phantoms::Request {
             cases: request.labelled + 1,
+            first: 0,
             labelled: request.labelled,
             out: root.clone(),
             seed: 0,

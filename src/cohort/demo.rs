@@ -1,45 +1,39 @@
-//! The demo cohort: phantoms of one organ, their pseudo-labels compared with the truth, and a picture.
+//! The demo's cohort: phantoms of one organ in two groups, few of them labelled, others to test with, and the demo network beside them.
 
 use crate::atomic_file;
 use crate::cohort::phantoms::{self, Request};
 use crate::messages::Progress;
-use crate::metrics::dice::dice;
 use crate::report::montage::{Extras, montage};
 use crate::stop::Stop;
 use crate::volume::phantom::Sequence;
 use crate::volume::{AxisMap, Volume};
 use crate::weights::demo_network;
 use anyhow::{Context, Result};
-use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The organ: the demo network follows prompts of the liver well, of others only in part.
 const LIVER: u8 = 1;
-/// Phantoms in all, and labelled ones among them.
-const CASES: usize = 6;
-const LABELLED: usize = 2;
+/// Phantoms of the cohort, labelled ones among them, and those to test with.
+const CASES: usize = 12;
+const LABELLED: usize = 3;
+const TEST: usize = 4;
 
 /// Where the demo's files lie.
 pub struct Demo {
     /// The phantoms, in nnU-Net's layout.
     pub phantoms: PathBuf,
+    /// Those to test with.
+    pub test: PathBuf,
+    /// Table of all cases' groups.
+    pub groups: PathBuf,
     /// The demo network.
     pub weights: PathBuf,
-    /// The pseudo-labels.
-    pub labels: PathBuf,
+    /// What comes of the run.
+    pub result: PathBuf,
     /// The picture.
     pub picture: PathBuf,
-    cases: Vec<String>,
-}
-
-/// How close a pseudo-label is to the truth.
-#[derive(Debug, Serialize)]
-pub struct Score {
-    /// The case.
-    pub case: String,
-    /// Dice of the liver, 0 to 1; none where truth and pseudo-label are empty.
-    pub dice: Option<f64>,
+    first_test_case: String,
 }
 
 impl Demo {
@@ -48,69 +42,56 @@ impl Demo {
     /// # Errors
     /// A folder that cannot be written to, a stop.
     pub fn prepare(out: &Path, stop: &Stop) -> Result<Self> {
-        let phantoms = out.join("phantoms");
-        let request = Request {
-            cases: CASES,
-            labelled: LABELLED,
-            out: phantoms.clone(),
-            seed: 0,
-            sequence: Sequence::Ged4,
-            size: None,
-            organ: Some(LIVER),
-        };
         fs::create_dir_all(out).with_context(|| format!("cannot create {}; choose another --out", out.display()))?;
-        let cases = phantoms::write(&request, stop, &Progress::new("phantoms"))?;
-        let weights = out.join("demo.safetensors");
-        atomic_file::write_bytes(&weights, demo_network())?;
-        Ok(Self {
-            phantoms,
-            weights,
-            labels: out.join("labels"),
+        let make = |folder: &str, first: usize, cases: usize, labelled: usize| {
+            let request = Request {
+                cases,
+                first,
+                labelled,
+                out: out.join(folder),
+                seed: 0,
+                sequence: Sequence::Ged4,
+                size: None,
+                organ: Some(LIVER),
+            };
+            phantoms::write(&request, stop, &Progress::new(folder))
+        };
+        let cohort = make("phantoms", 0, CASES, LABELLED)?;
+        let test = make("test", CASES, TEST, 0)?;
+        let group = |at: usize| if at.is_multiple_of(2) { "even" } else { "odd" };
+        let lines = cohort.iter().chain(&test).enumerate();
+        let lines: String = lines.map(|(at, name)| format!("{name},{}\n", group(at))).collect();
+        let demo = Self {
+            phantoms: out.join("phantoms"),
+            test: out.join("test"),
+            groups: out.join("groups.csv"),
+            weights: out.join("demo.safetensors"),
+            result: out.join("result"),
             picture: out.join("demo.png"),
-            cases,
-        })
+            first_test_case: test.into_iter().next().unwrap_or_default(),
+        };
+        atomic_file::write_bytes(&demo.groups, lines.as_bytes())?;
+        atomic_file::write_bytes(&demo.weights, demo_network())?;
+        Ok(demo)
     }
 
-    /// Compares every pseudo-label with the truth, and draws the first one: solid outline pseudo-label, dashed the truth.
+    /// Draws the first test case: solid the outline that was found, dashed the truth.
     ///
     /// # Errors
-    /// A pseudo-label that is not there.
-    pub fn evaluate(&self) -> Result<Vec<Score>> {
-        let axes = AxisMap::default();
-        let mut scores = Vec::new();
-        for (index, case) in self.cases[LABELLED..].iter().enumerate() {
-            let file = format!("{case}.nii.gz");
-            let made = labels(&self.labels.join(&file), &axes)?;
-            let truth = labels(&self.phantoms.join("labelsTs").join(&file), &axes)?;
-            scores.push(Score {
-                case: case.clone(),
-                dice: dice(&made, &truth, LIVER)?,
-            });
-            if index == 0 {
-                let image = Volume::open(&self.phantoms.join(format!("imagesTs/{case}_0000.nii.gz")))?;
-                let extras = Extras {
-                    reference: Some(&truth),
-                    ..Extras::default()
-                };
-                let mut read = |z: usize, out: &mut [f32]| image.slice_into(&axes, z, out);
-                montage(
-                    &mut read,
-                    &made,
-                    axes.permute(image.dims()),
-                    axes.permute(image.geometry().spacing),
-                    extras,
-                    &self.picture,
-                )?;
-            }
-        }
-        Ok(scores)
+    /// A label map that is not there.
+    pub fn draw(&self, found: &Path) -> Result<()> {
+        let (axes, case) = (AxisMap::default(), &self.first_test_case);
+        let file = format!("{case}.nii.gz");
+        let image = Volume::open(&self.test.join(format!("imagesTs/{case}_0000.nii.gz")))?;
+        let found = Volume::open(&found.join(&file))?.labels_u8()?;
+        let truth = Volume::open(&self.test.join("labelsTs").join(&file))?.labels_u8()?;
+        let extras = Extras {
+            reference: Some(&truth),
+            flip: image.geometry().upright(&axes),
+            ..Extras::default()
+        };
+        let mut read = |z: usize, out: &mut [f32]| image.slice_into(&axes, z, out);
+        let (dims, spacing) = (axes.permute(image.dims()), axes.permute(image.geometry().spacing));
+        montage(&mut read, &found, dims, spacing, extras, &self.picture)
     }
-}
-
-fn labels(path: &Path, axes: &AxisMap) -> Result<Vec<u8>> {
-    Ok(Volume::open(path)?
-        .labels(axes)?
-        .into_iter()
-        .map(|label| label.min(255) as u8)
-        .collect())
 }

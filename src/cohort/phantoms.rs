@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub struct Request {
     /// Cases, the labelled ones included; at least 1.
     pub cases: usize,
+    /// Number of the first; cases of other numbers are other phantoms.
+    pub first: usize,
     /// Cases among them, the first ones, that get labels.
     pub labelled: usize,
     /// Folder to write to.
@@ -42,12 +44,12 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
     if *cases == 0 || labelled > cases {
         bad_input!("--cases {cases} --labelled {labelled}: there must be at least one case, and no more labelled ones than cases");
     }
-    refuse_other_images(out, *cases)?;
+    let names: Vec<String> = (request.first..).take(*cases).map(case_name).collect();
+    refuse_other_images(out, &names)?;
     progress.stage("making phantoms", *cases as u64);
-    let names: Vec<String> = (0..*cases).map(case_name).collect();
     for (index, name) in names.iter().enumerate() {
         stop.check()?;
-        let size = request.size.unwrap_or(SIZES[index % SIZES.len()]);
+        let size = request.size.unwrap_or(SIZES[(request.first + index) % SIZES.len()]);
         let mut phantom = Phantom::generate(request.seed, name, request.sequence, size)?;
         if let Some(organ) = request.organ {
             phantom
@@ -85,8 +87,8 @@ fn case_name(index: usize) -> String {
 }
 
 /// A folder with more cases than these, or other ones, is not ours to add to: old and new phantoms would be mixed.
-fn refuse_other_images(out: &Path, cases: usize) -> Result<()> {
-    let ours: Vec<String> = (0..cases).map(|index| format!("{}_0000.nii.gz", case_name(index))).collect();
+fn refuse_other_images(out: &Path, names: &[String]) -> Result<()> {
+    let ours: Vec<String> = names.iter().map(|name| format!("{name}_0000.nii.gz")).collect();
     for folder in ["imagesTr", "imagesTs"].map(|name| out.join(name)) {
         let files = fs::read_dir(&folder)
             .into_iter()

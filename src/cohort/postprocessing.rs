@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "postprocessing.json";
+/// Its file in a model's folder.
+pub const FILE: &str = "postprocessing.json";
 /// nnU-Net's name of the only function there is.
 const FUNCTION: &str = "remove_all_but_largest_component_from_segmentation";
 

@@ -36,6 +36,7 @@ fn request(args: &PhantomArgs) -> Result<Request> {
     };
     Ok(Request {
         cases: args.cases,
+        first: 0,
         labelled: args.labelled,
         out: args.out.clone(),
         seed: args.seed,

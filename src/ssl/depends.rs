@@ -1,5 +1,6 @@
 //! What the result of each step of a run depends on, so that a change is noticed.
 
+use crate::cohort::postprocessing;
 use crate::ssl::steps::Step;
 use crate::ssl::work::Work;
 use crate::unet::plan::Plans;
@@ -42,8 +43,12 @@ impl Work<'_> {
                 let masks = self.relabelled(*round)?;
                 let outputs = masks.iter().map(|(case, _)| places.pseudo_label(*round, case));
                 let outputs = outputs.chain([places.agreement(*round)]).collect();
+                let postprocessing = (
+                    "postprocessing".to_owned(),
+                    places.of_round(*round, "model").join(postprocessing::FILE),
+                );
                 let files = masks.into_iter().map(|(case, mask)| (format!("mask of {case}"), mask));
-                (files.collect(), json!({}), outputs)
+                (files.chain([postprocessing]).collect(), json!({}), outputs)
             }
             Step::Test(round) => {
                 let groups = self.test.iter().map(|case| (case.name.as_str(), self.group_of(&case.name)));

@@ -222,7 +222,7 @@ impl<'a> Driver<'a> {
             return Ok(if is_done { Outcome::Done } else { Outcome::Elsewhere });
         }
         if !is_done {
-            self.journal.append(&name, Event::Started, None, "")?;
+            self.announce(step)?;
         }
         let (begun, work) = (begin(), self.work);
         let exit = match step {
@@ -261,7 +261,7 @@ impl<'a> Driver<'a> {
             Status::Changed(changes) => note!("{name}: done again, because {}", changes.join("; ")),
             Status::Open => {}
         }
-        self.journal.append(&name, Event::Started, None, "")?;
+        self.announce(step)?;
         let (begun, work) = (begin(), self.work);
         match step {
             Step::Plan => work.plan()?,
@@ -270,6 +270,16 @@ impl<'a> Driver<'a> {
             _ => work.model(self.known()?.last_round())?,
         }
         self.close(step, begun, claim)
+    }
+
+    /// Tells that a step begins.
+    fn announce(&mut self, step: &Step) -> Result<()> {
+        let known = self.known()?;
+        let steps = known.steps();
+        let place = steps.iter().position(|one| one == step);
+        let place = place.map_or(String::new(), |at| format!("[{} of {}] ", at + 1, steps.len()));
+        note!("{place}{step}: {}", known.what(step));
+        self.journal.append(&step.to_string(), Event::Started, None, "")
     }
 
     /// What ends a step, and its entry in the journal, unless that is there already.

@@ -54,6 +54,25 @@ impl Known {
         self.agreements.iter().take(self.rounds).any(|dice| *dice >= self.settled)
     }
 
+    /// What a step does, for people.
+    pub fn what(&self, step: &Step) -> String {
+        match step {
+            Step::Label => "pseudo-labels of all unlabelled cases, by TFFS".to_owned(),
+            Step::LabelCase(case) => format!("the pseudo-label of {case}, by TFFS"),
+            Step::Plan => "a plan for the networks of all rounds".to_owned(),
+            Step::Preprocess(round) => format!("the cases of round {round}, cropped, normalised and resampled"),
+            Step::Train(round, fold) => format!(
+                "network {} of {} of round {round}, which then re-labels the cases it never saw",
+                fold + 1,
+                self.folds.max(1)
+            ),
+            Step::Relabel(round) => format!("the pseudo-labels of round {round}, compared with those before"),
+            Step::Test(0) => "TFFS on the test cases".to_owned(),
+            Step::Test(round) => format!("the mean of round {round}'s networks on the test cases"),
+            Step::Model => "the last round's networks, as the product".to_owned(),
+        }
+    }
+
     /// All steps, each after those it needs; while the folds are not known, those of one fold stand for all.
     pub fn steps(&self) -> Vec<Step> {
         let mut steps = vec![Step::Label];

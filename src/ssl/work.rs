@@ -4,6 +4,7 @@ use crate::cohort::discover::{Cohort, LabelledCase, discover, test_cases};
 use crate::cohort::evaluation::Request;
 use crate::cohort::groups::Grouping;
 use crate::cohort::held_out;
+use crate::cohort::postprocessing::{self, Postprocessing};
 use crate::cohort::runner::Exit;
 use crate::device::Device;
 use crate::metrics::measures::Preset;
@@ -15,7 +16,7 @@ use crate::ssl::settings::Settings;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
 use crate::unet::trainer::fold::{FINAL, is_of_other_settings};
-use crate::volume::{AxisMap, Volume};
+use crate::volume::{self, AxisMap, Volume, Voxels};
 use crate::{atomic_file, bad_input, note, warning};
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -271,11 +272,19 @@ impl<'a> Work<'a> {
         Ok(masks.collect())
     }
 
-    /// Collects a round's pseudo-labels, and compares them with those before.
+    /// Collects a round's pseudo-labels, largest components kept where all held-out cases together say that it helps, and compares them with those before.
     pub(super) fn relabel(&self, round: usize) -> Result<()> {
+        let postprocessing = Postprocessing::read(&self.places.of_round(round, "model"))?;
+        let out = self.places.pseudo_labels(round);
+        fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
         let mut names = Vec::new();
         for (name, mask) in self.relabelled(round)? {
-            copy(&mask, &self.places.pseudo_label(round, &name))?;
+            self.stop.check()?;
+            let volume = Volume::open(&mask)?;
+            let (mut labels, dims) = (volume.labels_u8()?, AxisMap::default().permute(volume.dims()));
+            postprocessing.apply(&mut labels, dims)?;
+            let path = self.places.pseudo_label(round, &name);
+            volume::write(&path, volume.header(), Voxels::U8(&labels), None, &[])?;
             names.push(name);
         }
         let [before, after] = [round - 1, round].map(|round| self.places.pseudo_labels(round));
@@ -301,7 +310,7 @@ impl<'a> Work<'a> {
         }
         let (model, input) = (self.places.of_round(round, "model"), links.join("imagesTs"));
         self.command(
-            words(&[&"predict", &"--model", &model, &"--input", &input, &"--out", &out]),
+            words(&[&"predict", &"--postprocess", &"--model", &model, &"--input", &input, &"--out", &out]),
             ("", ""),
         )
     }
@@ -331,7 +340,7 @@ impl<'a> Work<'a> {
     /// The networks of the last round as the product.
     pub(super) fn model(&self, last: usize) -> Result<()> {
         let (from, to) = (self.places.of_round(last, "model"), self.places.model());
-        for file in ["plans.json", "dataset.json"] {
+        for file in ["plans.json", "dataset.json", postprocessing::FILE] {
             copy(&from.join(file), &to.join(file))?;
         }
         for fold in 0..self.folds()?.len() {

@@ -65,6 +65,7 @@ impl Bench {
         let data = folder.path().join("data");
         let request = Request {
             cases: 3,
+            first: 0,
             labelled: 1,
             out: data.clone(),
             seed: 0,

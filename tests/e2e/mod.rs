@@ -9,6 +9,7 @@ mod geometry;
 mod gpu;
 mod interrupted;
 mod real_input;
+mod report;
 mod rounds;
 mod sameness;
 
@@ -38,6 +39,7 @@ impl Phantoms {
         let request = Request {
             cases,
             labelled,
+            first: 0,
             out,
             seed: 0,
             sequence: Sequence::Ged4,

@@ -240,7 +240,15 @@ fn a_run_tells_where_it_stands_and_what_changed() {
     run(&phantoms, "out", &["--rounds", "1"]).expect(0, &["fold_0: was finished before"]);
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4"]).expect(2, &["seed was 0 and is 4", "--redo"]);
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["the plan is another"]);
-    let other = ["--rounds", "1", "--seed", "4", "--train-options", "--epochs 2 --iterations 2", "--redo"];
+    let other = [
+        "--rounds",
+        "1",
+        "--seed",
+        "4",
+        "--train-options",
+        "--epochs 2 --iterations 2",
+        "--redo",
+    ];
     run(&phantoms, "out", &other).expect(0, &["begun with other epochs", "it is trained anew"]);
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["it is trained anew"]);
     let file = phantoms.at("out/config.toml");
