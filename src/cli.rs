@@ -309,6 +309,12 @@ pub struct PhantomArgs {
     /// MR sequence of the images
     #[arg(long, value_name = "NAME", value_enum, default_value_t = SequenceArg::Ged4)]
     pub sequence: SequenceArg,
+    /// Number of the first case; other numbers are other phantoms
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub first: usize,
+    /// Label only this organ, such as liver, with 1 (default: all seven)
+    #[arg(long, value_name = "NAME")]
+    pub organ: Option<String>,
     /// Size in voxels, slices first, such as 24,128,128 (default: varies from case to case)
     #[arg(long, value_name = "Z,Y,X", value_delimiter = ',')]
     pub size: Option<Vec<usize>>,

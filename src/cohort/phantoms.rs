@@ -28,7 +28,7 @@ pub struct Request {
     pub sequence: Sequence,
     /// Voxels along z, y, x; none: sizes vary from case to case.
     pub size: Option<[usize; 3]>,
-    /// The only organ whose label is written; none: all of them.
+    /// The only organ that is labelled, with 1; none: all of them.
     pub organ: Option<u8>,
 }
 
@@ -52,15 +52,12 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
         let size = request.size.unwrap_or(SIZES[(request.first + index) % SIZES.len()]);
         let mut phantom = Phantom::generate(request.seed, name, request.sequence, size)?;
         if let Some(organ) = request.organ {
-            phantom
-                .labels
-                .iter_mut()
-                .filter(|label| **label != organ)
-                .for_each(|label| *label = 0);
+            phantom.labels.iter_mut().for_each(|label| *label = u8::from(*label == organ));
         }
         let kind = if index < *labelled { "Tr" } else { "Ts" };
         write_case(
             &phantom,
+            &label_names(request),
             &out.join(format!("images{kind}/{name}_0000.nii.gz")),
             &out.join(format!("labels{kind}/{name}.nii.gz")),
         )?;
@@ -70,11 +67,21 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
     Ok(names)
 }
 
+/// Of the labels from 1 on.
+fn label_names(request: &Request) -> Vec<&'static str> {
+    match request.organ {
+        Some(organ) => LABELS.get(usize::from(organ)).copied().into_iter().collect(),
+        None => LABELS[1..].to_vec(),
+    }
+}
+
 /// nnU-Net's `dataset.json`: the classes' names.
 fn describe(request: &Request) -> Result<()> {
-    let is_there = |label: usize| label == 0 || request.organ.is_none_or(|organ| usize::from(organ) == label);
-    let labels = LABELS.iter().enumerate().filter(|(label, _)| is_there(*label));
-    let labels: Map<String, Value> = labels.map(|(label, name)| ((*name).to_owned(), label.into())).collect();
+    let names = ["background"].into_iter().chain(label_names(request));
+    let labels: Map<String, Value> = names
+        .zip(0..)
+        .map(|(name, label): (_, u8)| (name.to_owned(), label.into()))
+        .collect();
     let json = json!({"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": request.labelled, "file_ending": ".nii.gz"});
     atomic_file::write_bytes(
         &request.out.join("dataset.json"),
@@ -105,7 +112,7 @@ fn refuse_other_images(out: &Path, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn write_case(phantom: &Phantom, image: &Path, labels: &Path) -> Result<()> {
+fn write_case(phantom: &Phantom, names: &[&str], image: &Path, labels: &Path) -> Result<()> {
     for folder in [image, labels].into_iter().filter_map(Path::parent) {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
     }
@@ -118,7 +125,7 @@ fn write_case(phantom: &Phantom, image: &Path, labels: &Path) -> Result<()> {
         [0.0, 0.0, dz, -middle(z, dz)],
     ];
     let header = Header::new([x, y, z], &affine)?;
-    let names: Vec<(u16, String)> = (1_u16..).zip(&LABELS[1..]).map(|(value, name)| (value, name.to_string())).collect();
+    let names: Vec<(u16, String)> = (1_u16..).zip(names).map(|(value, name)| (value, (*name).to_string())).collect();
     volume::write(image, &header, Voxels::U8(&phantom.image), None, &[])?;
     volume::write(labels, &header, Voxels::U8(&phantom.labels), None, &names)
 }

@@ -6,7 +6,7 @@ use crate::cohort::runner::Exit;
 use crate::cohort::signals;
 use crate::messages::Progress;
 use crate::stop::Stop;
-use crate::volume::phantom::Sequence;
+use crate::volume::phantom::{LABELS, Sequence};
 use crate::{bad_input, note};
 use anyhow::Result;
 
@@ -36,12 +36,20 @@ fn request(args: &PhantomArgs) -> Result<Request> {
     };
     Ok(Request {
         cases: args.cases,
-        first: 0,
+        first: args.first,
         labelled: args.labelled,
         out: args.out.clone(),
         seed: args.seed,
         sequence,
         size,
-        organ: None,
+        organ: args.organ.as_deref().map(organ).transpose()?,
     })
+}
+
+/// The label of an organ.
+fn organ(name: &str) -> Result<u8> {
+    match (1..).zip(&LABELS[1..]).find(|(_, known)| **known == name) {
+        Some((label, _)) => Ok(label),
+        None => bad_input!("--organ {name}: the phantoms have {}", LABELS[1..].join(", ")),
+    }
 }

@@ -10,7 +10,6 @@ use crate::ssl::agreement::Agreement;
 use crate::ssl::settings::Origin;
 use crate::ssl::steps::{Known, Step};
 use crate::ssl::work::Work;
-use crate::unet::plan::Plans;
 use crate::{atomic_file, bad_input, clock, error, machine, messages, note, stop};
 use anyhow::{Context, Error, Result, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,7 +156,8 @@ impl<'a> Driver<'a> {
         for round in (1..=settings.rounds).take_while(|round| self.done.contains(&Step::Relabel(*round))) {
             let path = work.places.agreement(round);
             let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            let agreement: Agreement = serde_json::from_str(&text).with_context(|| format!("{}: is damaged", path.display()))?;
+            let agreement: Agreement = serde_json::from_str(&text)
+                .with_context(|| format!("{}: is damaged; remove it, and the same command makes it again", path.display()))?;
             known.agreements.push(agreement.mean_dice);
         }
         Ok(known)
@@ -193,23 +193,9 @@ impl<'a> Driver<'a> {
     }
 
     fn do_step(&mut self, step: &Step) -> Result<Outcome> {
-        match self.shared_folder(step) {
+        match self.work.places.shared(step) {
             Some(folder) => self.do_shared(step, &folder),
             None => self.do_alone(step),
-        }
-    }
-
-    /// The folder of a step whose cases processes share.
-    fn shared_folder(&self, step: &Step) -> Option<PathBuf> {
-        let places = &self.work.places;
-        match step {
-            Step::Label | Step::LabelCase(_) => Some(places.pseudo_labels(0)),
-            Step::Preprocess(round) => {
-                let plans = Plans::read(&places.plans()).ok()?;
-                Some(places.of_round(*round, "preprocessed").join(&plans.configuration.data_identifier))
-            }
-            Step::Test(round) => Some(places.test_masks(*round)),
-            _ => None,
         }
     }
 
@@ -229,7 +215,8 @@ impl<'a> Driver<'a> {
             Step::LabelCase(case) => work.label(Some(case))?,
             Step::Preprocess(round) => work.preprocess(*round)?,
             Step::Test(round) => work.test(*round)?,
-            _ => work.label(None)?,
+            Step::Label => work.label(None)?,
+            Step::Plan | Step::Train(..) | Step::Relabel(_) | Step::Model => Exit::Done,
         };
         match exit {
             Exit::SomeFailed => self.some_failed = true,
@@ -267,7 +254,8 @@ impl<'a> Driver<'a> {
             Step::Plan => work.plan()?,
             Step::Train(round, fold) => work.train(*round, *fold)?,
             Step::Relabel(round) => work.relabel(*round)?,
-            _ => work.model(self.known()?.last_round())?,
+            Step::Model => work.model(self.known()?.last_round())?,
+            Step::Label | Step::LabelCase(_) | Step::Preprocess(_) | Step::Test(_) => {}
         }
         self.close(step, begun, claim)
     }

@@ -1,5 +1,7 @@
 //! Where a run's files lie in its output folder.
 
+use crate::ssl::steps::Step;
+use crate::unet::plan::DATA_IDENTIFIER;
 use crate::unet::trainer::fold::FINAL;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,16 @@ impl Places {
     /// A round's network.
     pub fn checkpoint(&self, round: usize, fold: usize) -> PathBuf {
         self.of_round(round, "model").join(format!("fold_{fold}")).join(FINAL)
+    }
+
+    /// Where processes share the cases of a step, if they do.
+    pub fn shared(&self, step: &Step) -> Option<PathBuf> {
+        match step {
+            Step::Label | Step::LabelCase(_) => Some(self.pseudo_labels(0)),
+            Step::Preprocess(round) => Some(self.of_round(*round, "preprocessed").join(DATA_IDENTIFIER)),
+            Step::Test(round) => Some(self.test_masks(*round)),
+            Step::Plan | Step::Train(..) | Step::Relabel(_) | Step::Model => None,
+        }
     }
 
     /// How far a round's pseudo-labels agree with those before.

@@ -96,7 +96,7 @@ impl Status {
     fn look(out: &Path, known: &Known, cases: Option<usize>) -> Result<Self> {
         let (places, entries) = (Places::new(out), latest_in(out)?);
         let plans = Plans::read(&places.plans()).ok();
-        let look = |step: Step| step_status(&places, plans.as_ref(), entries.get(&step.to_string()), &step, cases);
+        let look = |step: Step| step_status(&places, entries.get(&step.to_string()), &step, cases);
         let steps: Vec<StepStatus> = known.steps().into_iter().map(look).collect();
         let dataset = Dataset::open(&places.of_round(1, "dataset")).ok();
         let bytes = plans
@@ -178,13 +178,8 @@ pub fn known(out: &Path, settings: &Settings) -> Result<Known> {
     })
 }
 
-fn step_status(places: &Places, plans: Option<&Plans>, entry: Option<&Entry>, step: &Step, cases: Option<usize>) -> StepStatus {
-    let shared = match step {
-        Step::Label => Some(places.pseudo_labels(0)),
-        Step::Test(round) => Some(places.test_masks(*round)),
-        Step::Preprocess(round) => plans.map(|plans| places.of_round(*round, "preprocessed").join(&plans.configuration.data_identifier)),
-        _ => None,
-    };
+fn step_status(places: &Places, entry: Option<&Entry>, step: &Step, cases: Option<usize>) -> StepStatus {
+    let shared = places.shared(step);
     let is_claimed = is_claimed(places.out(), &step.to_string()) || shared.as_deref().is_some_and(is_busy);
     let state = match entry.map(|entry| entry.event) {
         _ if is_claimed => State::Running,

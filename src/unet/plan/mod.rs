@@ -18,6 +18,8 @@ use std::path::Path;
 
 /// The configuration this program works with.
 pub const CONFIGURATION: &str = "3d_fullres";
+/// Where the preprocessed cases of a plan of ours lie.
+pub const DATA_IDENTIFIER: &str = "nnUNetPlans_3d_fullres";
 
 /// Plans, with one configuration out of them. Axes are those of the arrays after `transpose_forward`, unless told otherwise.
 #[derive(Clone, Debug, PartialEq)]

@@ -150,7 +150,7 @@ pub fn plan(dataset: &Dataset, fingerprint: &Fingerprint, overrides: &Overrides)
         original_median_shape: median_shape.map(|size| size.round_ties_even() as usize),
         intensities: fingerprint.foreground_intensity_properties_per_channel.clone(),
         configuration: Configuration {
-            data_identifier: format!("nnUNetPlans_{}", super::CONFIGURATION),
+            data_identifier: super::DATA_IDENTIFIER.to_owned(),
             batch_size: overrides.batch.unwrap_or(batch as usize),
             patch_size: patch,
             median_size: median,
