@@ -57,7 +57,7 @@ fn three<T: Copy>(option: &str, values: Option<&[T]>) -> Result<Option<[T; 3]>> 
     }
 }
 
-fn overrides(args: &PlanArgs) -> Result<Overrides> {
+pub(super) fn overrides(args: &PlanArgs) -> Result<Overrides> {
     let memory = args.memory.as_deref().map(byte_count).transpose()?;
     let overrides = Overrides {
         memory_gb: memory.map(|bytes| bytes as f64 / f64::from(1 << 30)),

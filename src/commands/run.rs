@@ -1,5 +1,7 @@
 //! `hpc-seg run`, `status` and `report`: Algorithm 1 of SSL-MedSAM2, where it stands, and what came of it.
 
+mod dry_run;
+
 use super::thread_count;
 use crate::cli::Cli;
 use crate::cli::run::{ReportArgs, RunArgs, StatusArgs};
@@ -48,7 +50,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     work.redo = args.redo;
     work.device_options = device_options(args);
     if args.dry_run {
-        return dry_run(args, &work);
+        return dry_run::show(args, &work);
     }
     output::prepare(&args.out, &work.input_folders(), [].iter())?;
     let mut driver = Driver::new(&work, &origins)?;
@@ -96,22 +98,6 @@ pub(super) fn report(args: &ReportArgs) -> Result<Exit> {
     device.install(|| report::write(&args.out, &summary))?;
     note!("wrote {}", Places::new(&args.out).report().display());
     Ok(Exit::Done)
-}
-
-/// The steps, and what the initial pseudo-labels take.
-fn dry_run(args: &RunArgs, work: &Work<'_>) -> Result<Exit> {
-    let status = Status::planned(work)?;
-    if args.json {
-        messages::data_json(&status)?;
-        return Ok(Exit::Done);
-    }
-    messages::data(&status.table())?;
-    messages::data("\nThe initial pseudo-labels:\n")?;
-    let options = ("--label-options", work.settings.label_options.as_str());
-    let mut words = work.label_words();
-    words.extend(options.1.split_whitespace().map(OsString::from));
-    words.push("--dry-run".into());
-    super::run(&parsed(args.threads, words, options)?)
 }
 
 /// What was given as options.

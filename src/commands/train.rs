@@ -127,6 +127,18 @@ fn request(args: &TrainArgs) -> Result<Request> {
     })
 }
 
+/// The most seconds that a network's training takes, if a step with its share of validation takes `step_seconds`.
+pub(super) fn longest_seconds(args: &TrainArgs, step_seconds: f64) -> Result<f64> {
+    let Request {
+        epochs,
+        iterations,
+        time_budget,
+        ..
+    } = request(args)?;
+    let all = epochs as f64 * iterations as f64 * step_seconds;
+    Ok(time_budget.map_or(all, |budget| budget.min(all)))
+}
+
 fn fold_of(text: &str) -> Result<Fold> {
     match (text, text.parse()) {
         ("all", _) => Ok(Fold::All),

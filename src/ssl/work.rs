@@ -45,7 +45,8 @@ pub struct Work<'a> {
     pub stop: &'a Stop,
     pub(super) cohort: Cohort,
     pub(super) test: Vec<LabelledCase>,
-    pub(super) description: Description,
+    /// Classes and kind of image.
+    pub description: Description,
     pub(super) grouping: Grouping,
 }
 
@@ -102,7 +103,7 @@ impl<'a> Work<'a> {
     }
 
     /// The labelled cases, as members of a data set.
-    pub(super) fn labelled(&self) -> Vec<Member> {
+    pub fn labelled(&self) -> Vec<Member> {
         let cases = self.cohort.labelled.iter();
         cases.map(|case| member(&case.name, &case.image, &case.labels)).collect()
     }

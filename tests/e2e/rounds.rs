@@ -194,7 +194,14 @@ fn nobody_trains_on_what_it_relabels(phantoms: &Phantoms) {
 fn a_run_goes_step_by_step_and_tells_where_it_stands() {
     let phantoms = cohort();
     let shown = run(&phantoms, "out", &["--dry-run"]).expect(0, &[]);
-    for piece in ["round_2/fold_2", "waiting", "0 of 3 cases", "The initial pseudo-labels"] {
+    for piece in [
+        "round_2/fold_2",
+        "waiting",
+        "0 of 3 cases",
+        "The initial pseudo-labels",
+        "Training (by the labelled cases",
+        "a network",
+    ] {
         assert!(shown.stdout.contains(piece), "{piece}: {}", shown.stdout);
     }
     assert!(!phantoms.at("out").exists(), "a dry run writes nothing");

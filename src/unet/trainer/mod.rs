@@ -8,3 +8,4 @@ pub mod fold;
 pub mod history;
 pub mod run;
 pub mod schedule;
+pub mod timing;
