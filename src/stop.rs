@@ -21,6 +21,11 @@ impl Stop {
         self.signal.store(signal.max(1), Ordering::SeqCst);
     }
 
+    /// The number of the signal that asked to stop.
+    pub fn signal(&self) -> Option<usize> {
+        Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
     /// Whether someone asked to stop.
     pub fn is_requested(&self) -> bool {
         self.signal.load(Ordering::SeqCst) != 0

@@ -130,6 +130,22 @@ pub struct Entry {
     pub error: String,
 }
 
+impl Entry {
+    /// Of now, by this process.
+    fn new(case: &str, event: Event) -> Self {
+        Self {
+            time: clock::now(),
+            case: case.to_string(),
+            event,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            process: machine::process(),
+            fingerprint: None,
+            cost: None,
+            error: String::new(),
+        }
+    }
+}
+
 /// What a piece of work took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
@@ -230,26 +246,41 @@ impl Journal {
         error: &str,
     ) -> Result<()> {
         let entry = Entry {
-            time: clock::now(),
-            case: case.to_string(),
-            event,
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            process: machine::process(),
             fingerprint,
             cost,
             error: error.to_string(),
+            ..Entry::new(case, event)
         };
-        let line = serde_json::to_string(&entry)? + "\n";
         let path = self.path.clone();
-        let writing = || format!("cannot write to the journal {}", path.display());
+        self.exclusively(|journal| journal.write(&entry))
+            .and_then(|()| self.refresh())
+            .with_context(|| format!("cannot write to the journal {}", path.display()))
+    }
+
+    /// Appends that work on `case` begins, unless another process said meanwhile that it is done; whether it did not.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written to.
+    pub fn start_unless_done(&mut self, case: &str) -> Result<bool> {
+        let entry = Entry::new(case, Event::Started);
         self.exclusively(|journal| {
-            // A torn line of a killed process is ended, so that this one stands alone.
-            let end = if journal.ends_torn()? { "\n" } else { "" };
-            journal.file.write_all((end.to_owned() + &line).as_bytes())?;
-            Ok(journal.file.sync_data()?)
+            journal.refresh()?;
+            let is_done = journal.latest.get(case).is_some_and(|entry| entry.event == Event::Done);
+            if !is_done {
+                journal.write(&entry)?;
+                journal.refresh()?;
+            }
+            Ok(!is_done)
         })
-        .with_context(writing)?;
-        self.refresh().with_context(writing)
+        .with_context(|| format!("cannot write to the journal {}", self.path.display()))
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<()> {
+        // A torn line of a killed process is ended, so that this one stands alone.
+        let end = if self.ends_torn()? { "\n" } else { "" };
+        let line = format!("{end}{}\n", serde_json::to_string(entry)?);
+        self.file.write_all(line.as_bytes())?;
+        Ok(self.file.sync_data()?)
     }
 
     fn ends_torn(&mut self) -> Result<bool> {
@@ -331,11 +362,12 @@ impl Journal {
                 self.finished.insert(case.clone(), fingerprint);
             }
             (Event::Skipped, _) if self.latest.contains_key(&case) => return,
-            (Event::Skipped, _) => {}
             // A new attempt may have replaced some outputs and not others, so what was finished before no longer is.
-            _ => {
+            (Event::Started, _) => {
                 self.finished.remove(&case);
             }
+            // What is said before an attempt, such as that an input cannot be read, changes nothing of what was made of it before.
+            _ => {}
         }
         self.latest.insert(case, entry);
     }

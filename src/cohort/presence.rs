@@ -1,7 +1,7 @@
 //! How processes share an output folder: who is at work in it, and on what. All of it is file locks below `OUT/.claims`, which the system gives back
 //! when a process ends, however it ends; so nothing has to be cleaned up after one that was killed, on this machine or another.
 
-use crate::bad_input;
+use crate::{bad_input, machine};
 use anyhow::{Context, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -101,13 +101,30 @@ impl Presence {
     }
 }
 
+impl Presence {
+    /// Lets others know that this process is one of those that work on what is called `name`.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn take_part(&self, name: &str) -> Result<Option<Claim>> {
+        self.claim(&format!("{name}@{}", machine::process()))
+    }
+}
+
 impl Drop for Presence {
     /// The last one out takes the locks' folder away.
     fn drop(&mut self) {
         let is_last = self.is_alone || self.present.as_ref().is_some_and(|file| file.try_lock().is_ok());
-        if is_last || self.present.is_none() {
-            let _ = fs::remove_dir_all(&self.folder);
+        if !is_last && self.present.is_some() {
+            return;
         }
+        // Of killed processes; then what keeps newcomers waiting; then the folder, unless one of them made a file there meanwhile.
+        locks(&self.folder).for_each(|path| drop(fs::remove_file(path)));
+        let path = self.folder.join(PRESENT);
+        if self.present.as_ref().is_none_or(|file| is_still(file, &path)) {
+            let _ = fs::remove_file(&path);
+        }
+        let _ = fs::remove_dir(&self.folder);
     }
 }
 
@@ -123,16 +140,23 @@ fn lock_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{}.lock", name.replace(['/', '\\'], "-")))
 }
 
-/// Whether someone in `out` works on what is called `name`, as far as can be told.
+/// Whether someone in `out` works on what is called `name`, alone or as one of several ([`Presence::take_part`]), as far as can be told.
 pub fn is_claimed(out: &Path, name: &str) -> bool {
-    is_locked(&lock_path(&out.join(FOLDER), name))
+    let folder = out.join(FOLDER);
+    let part = lock_path(&folder, &format!("{name}@"));
+    let part = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let parts = locks(&folder).filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&part)));
+    is_locked(&lock_path(&folder, name)) || parts.into_iter().any(|path| is_locked(&path))
+}
+
+fn locks(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|ending| ending == "lock"))
 }
 
 /// Whether someone in `out` works on anything, as far as can be told.
 pub fn is_busy(out: &Path) -> bool {
-    let entries = fs::read_dir(out.join(FOLDER)).into_iter().flatten().flatten();
-    let locks = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".lock"));
-    locks.into_iter().any(|entry| is_locked(&entry.path()))
+    locks(&out.join(FOLDER)).any(|path| is_locked(&path))
 }
 
 fn is_locked(path: &Path) -> bool {
@@ -170,7 +194,8 @@ fn is_still(file: &File, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let there = fs::metadata(path).map(identity);
-        file.metadata().is_ok_and(|ours| there.is_ok_and(|there| there == identity(ours)))
+        file.metadata()
+            .is_ok_and(|ours| ours.nlink() > 0 && there.is_ok_and(|there| there == identity(ours)))
     }
     #[cfg(not(unix))]
     {
@@ -201,6 +226,11 @@ mod tests {
         drop(claim);
         assert!(!is_claimed(folder.path(), "round_1/fold_0") && !is_busy(folder.path()));
         assert!(second.claim("round_1/fold_0").unwrap().is_some());
+        let part = first.take_part("label").unwrap();
+        assert!(part.is_some() && is_claimed(folder.path(), "label") && !is_claimed(folder.path(), "lab"));
+        assert!(second.claim("label").unwrap().is_some(), "to take part is not to have it");
+        drop(part);
+        assert!(!is_claimed(folder.path(), "label"));
         drop(first);
         assert!(folder.path().join(FOLDER).is_dir(), "the other is still here");
         drop(second);

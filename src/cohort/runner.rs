@@ -74,8 +74,8 @@ pub enum Exit {
     Done,
     /// Done, but some cases failed; they are listed in `failed.csv`.
     SomeFailed,
-    /// Done, but for cases that other processes work on.
-    Elsewhere,
+    /// Done, but for cases that other processes work on; and whether some of the others failed.
+    Elsewhere(bool),
     /// Stopped on a signal; the same command goes on.
     Stopped,
 }
@@ -84,8 +84,8 @@ impl Exit {
     /// The process's exit code.
     pub fn code(self) -> i32 {
         match self {
-            Exit::Done | Exit::Elsewhere => 0,
-            Exit::SomeFailed => 3,
+            Exit::Done | Exit::Elsewhere(false) => 0,
+            Exit::SomeFailed | Exit::Elsewhere(true) => 3,
             Exit::Stopped => crate::cohort::signals::EXIT_STOPPED,
         }
     }
@@ -96,8 +96,8 @@ impl Summary {
     pub fn exit(&self) -> Exit {
         match self {
             _ if self.stopped => Exit::Stopped,
+            _ if !self.elsewhere.is_empty() => Exit::Elsewhere(!self.failed.is_empty()),
             _ if !self.failed.is_empty() => Exit::SomeFailed,
-            _ if !self.elsewhere.is_empty() => Exit::Elsewhere,
             _ => Exit::Done,
         }
     }
@@ -402,13 +402,13 @@ impl<'a, T: Sync> Run<'a, T> {
 }
 
 /// A file under a result's name that the journal knows nothing about is somebody's work, perhaps a manual segmentation.
-fn refuse_foreign_files<T>(out: &Path, journal: &Journal, tasks: &[Task<T>]) -> Result<()> {
+fn refuse_foreign_files<T>(out: &Path, journal: &mut Journal, tasks: &[Task<T>]) -> Result<()> {
+    let is_there = |task: &&Task<T>| task.outputs.iter().any(|path| out.join(path).exists());
     let unknown = tasks.iter().filter(|task| !journal.knows(&task.name));
-    let foreign = unknown
-        .flat_map(|task| &task.outputs)
-        .map(|path| out.join(path))
-        .find(|path| path.exists());
-    if let Some(path) = foreign {
+    let found: Vec<&Task<T>> = unknown.filter(is_there).collect();
+    journal.refresh()?; // another process may have begun with them while they were looked for
+    if let Some(task) = found.into_iter().find(|task| !journal.knows(&task.name)) {
+        let path = out.join(task.outputs.iter().find(|path| out.join(path).exists()).unwrap_or(&task.outputs[0]));
         bad_input!(
             "{} exists and was not written by a run into {}; choose another --out, or move the file away",
             path.display(),

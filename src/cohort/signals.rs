@@ -7,7 +7,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 /// The exit code of a run that was stopped and can be continued (`EX_TEMPFAIL`).
 pub const EXIT_STOPPED: i32 = 75;
@@ -24,6 +24,11 @@ pub fn install(stop: &Stop) -> Result<()> {
     flag::register(SIGINT, interrupted).context(installing)?;
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         flag::register_usize(signal, stop.cell(), signal as usize).context(installing)?;
+    }
+    // A command that another one runs must hear of a signal that came just before it began.
+    static FIRST: OnceLock<Stop> = OnceLock::new();
+    if let Some(signal) = FIRST.get_or_init(|| stop.clone()).signal() {
+        stop.request(signal);
     }
     // Of several commands in one process each has its flag; one line says it for all.
     static SAYS: Once = Once::new();

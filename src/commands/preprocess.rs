@@ -51,7 +51,7 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
     }
     let conditions = Conditions {
         weights_sha256: String::new(),
-        settings: json!({"plans": plans.to_json(), "dataset": dataset.json}),
+        settings: json!({"plans": plans.to_json(), "dataset": dataset.description()}),
     };
     let threads = thread_count(args.threads)?;
     let device = Device::cpu(threads)?;

@@ -44,6 +44,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
             changes.join("; ")
         );
     }
+    check_options(&settings)?;
     let device = Device::cpu(thread_count(args.threads)?)?;
     let commands = |words: Vec<OsString>, from: (&str, &str)| command(args.threads, words, from);
     let mut work = Work::new(settings, &args.out, &commands, &device, &stop)?;
@@ -98,6 +99,23 @@ pub(super) fn report(args: &ReportArgs) -> Result<Exit> {
     device.install(|| report::write(&args.out, &summary))?;
     note!("wrote {}", Places::new(&args.out).report().display());
     Ok(Exit::Done)
+}
+
+/// What is wrong with the steps' options is said before any of them runs, not hours later.
+fn check_options(settings: &Settings) -> Result<()> {
+    let label = "pseudo-label --labelled L --unlabelled U --weights W --out O --seed 0 --device auto";
+    let plan = "plan D --out O";
+    let train = "train D --out O --fold 0 --seed 0";
+    let options = [
+        (label, "--label-options", &settings.label_options),
+        (plan, "--plan-options", &settings.plan_options),
+        (train, "--train-options", &settings.train_options),
+    ];
+    for (words, option, text) in options {
+        let line = words.split_whitespace().chain(text.split_whitespace()).map(OsString::from);
+        parsed(None, line.collect(), (option, text))?;
+    }
+    Ok(())
 }
 
 /// What was given as options.

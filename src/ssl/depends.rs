@@ -1,6 +1,7 @@
 //! What the result of each step of a run depends on, so that a change is noticed.
 
 use crate::cohort::postprocessing;
+use crate::ssl::round::Member;
 use crate::ssl::steps::Step;
 use crate::ssl::work::Work;
 use crate::unet::plan::Plans;
@@ -29,10 +30,21 @@ impl Work<'_> {
     pub fn depends(&self, step: &Step, last_round: usize) -> Result<Depends> {
         let (places, settings) = (&self.places, &self.settings);
         let (files, settings, outputs) = match step {
-            Step::Label | Step::LabelCase(_) | Step::Preprocess(_) => (Vec::new(), json!({}), Vec::new()),
+            // The unlabelled volumes are looked at one by one.
+            Step::Label => {
+                let mut files = files_of(self.labelled().into_iter());
+                files.push(("weights".to_owned(), settings.weights.clone()));
+                (
+                    files,
+                    json!({"label_options": settings.label_options, "seed": settings.seed}),
+                    Vec::new(),
+                )
+            }
+            Step::LabelCase(_) | Step::Preprocess(_) => (Vec::new(), json!({}), Vec::new()),
             Step::Plan => {
                 let options = json!({"plan_options": settings.plan_options});
-                (self.images_and_labels(), options, vec![places.plans()])
+                let members = self.labelled().into_iter().chain(self.pseudo_labelled(0)?);
+                (files_of(members), options, vec![places.plans()])
             }
             Step::Train(round, fold) => {
                 let options = json!({"train_options": settings.train_options, "seed": settings.seed});
@@ -65,16 +77,6 @@ impl Work<'_> {
         Ok(Depends { files, settings, outputs })
     }
 
-    fn images_and_labels(&self) -> Files {
-        let members = self.labelled().into_iter().chain(self.pseudo_labelled(0));
-        members
-            .flat_map(|member| {
-                let [image, label] = ["image", "label"].map(|kind| format!("{kind} of {}", member.name));
-                [(image, member.image), (label, member.label)]
-            })
-            .collect()
-    }
-
     fn training_files(&self, round: usize, fold: usize) -> Result<Files> {
         let (places, prepared) = (&self.places, self.places.of_round(round, "preprocessed"));
         let arrays = prepared.join(&Plans::read(&places.plans())?.configuration.data_identifier);
@@ -82,10 +84,13 @@ impl Work<'_> {
             ("plans".to_owned(), places.plans()),
             ("folds".to_owned(), prepared.join("splits_final.json")),
         ];
-        for member in self.labelled().into_iter().chain(self.pseudo_labelled(0)) {
+        for member in self.labelled().into_iter().chain(self.pseudo_labelled(0)?) {
             let file = arrays.join(format!("{}.json", member.name));
             files.push((format!("preprocessed {}", member.name), file));
         }
+        // Such as --pretrained's.
+        let named = self.settings.train_options.split_whitespace().map(PathBuf::from);
+        files.extend(named.filter(|path| path.is_file()).map(|path| (path.display().to_string(), path)));
         if self.settings.warm_start && round > 1 {
             files.push(("network before".to_owned(), places.checkpoint(round - 1, fold)));
         }
@@ -101,4 +106,13 @@ impl Work<'_> {
         }
         files
     }
+}
+
+fn files_of(members: impl Iterator<Item = Member>) -> Files {
+    members
+        .flat_map(|member| {
+            let [image, label] = ["image", "labels"].map(|kind| format!("{kind} of {}", member.name));
+            [(image, member.image), (label, member.label)]
+        })
+        .collect()
 }

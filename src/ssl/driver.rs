@@ -3,7 +3,7 @@
 
 use crate::cohort::hashes::FileHashes;
 use crate::cohort::journal::{Cost, Event, Fingerprint, Journal, Status};
-use crate::cohort::presence::{Claim, is_busy};
+use crate::cohort::presence::{Claim, is_busy, is_claimed};
 use crate::cohort::runner::Exit;
 use crate::messages::Level;
 use crate::ssl::agreement::Agreement;
@@ -128,7 +128,7 @@ impl<'a> Driver<'a> {
             Outcome::Done => Ok(self.exit()),
             Outcome::Elsewhere => {
                 note!("{step}: another hpc-seg works on it");
-                Ok(Exit::Elsewhere)
+                Ok(Exit::Elsewhere(self.some_failed))
             }
             Outcome::Failed => Err(self.failure()),
         }
@@ -163,8 +163,27 @@ impl<'a> Driver<'a> {
         Ok(known)
     }
 
+    /// Other labels or another plan would throw away what was trained on those before. To say so is no failure of the step: what is there stays valid.
+    fn refuse_to_train_anew(&mut self, step: &Step) -> Result<()> {
+        if self.work.redo || !self.work.places.plans().is_file() {
+            return Ok(());
+        }
+        self.journal.refresh()?;
+        let (fingerprint, outputs) = self.fingerprint(step)?;
+        match self.journal.status(&step.to_string(), &fingerprint, &outputs) {
+            Status::Changed(changes) => bad_input!(
+                "the networks were planned for other volumes, labels or settings ({}); give --redo to label and train anew, or choose another --out",
+                changes.join("; ")
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Does a step, unless it is done or another process has it.
     fn attempt(&mut self, step: &Step) -> Result<Outcome> {
+        if matches!(step, Step::Label | Step::Plan) {
+            self.refuse_to_train_anew(step)?;
+        }
         match self.do_step(step) {
             Ok(outcome) => {
                 if matches!(outcome, Outcome::Done) {
@@ -201,16 +220,21 @@ impl<'a> Driver<'a> {
 
     /// The command of such a step knows for itself which cases are done and unchanged.
     fn do_shared(&mut self, step: &Step, folder: &Path) -> Result<Outcome> {
-        self.journal.refresh()?;
-        let name = step.to_string();
-        let is_done = self.journal.latest().get(&name).is_some_and(|entry| entry.event == Event::Done);
-        if self.left_to_others.contains(step) && (is_done || is_busy(folder)) {
-            return Ok(if is_done { Outcome::Done } else { Outcome::Elsewhere });
+        let (name, work) = (step.to_string(), self.work);
+        let is_others = is_busy(folder) || is_claimed(work.places.out(), &name);
+        if self.left_to_others.contains(step) && is_others {
+            return Ok(Outcome::Elsewhere);
         }
-        if !is_done {
+        let part = self.journal.presence().take_part(&name)?;
+        // What a test depends on is there only when its cases are segmented.
+        let before = match step {
+            Step::Test(_) => None,
+            _ => Some(self.fingerprint(step)?),
+        };
+        if self.journal.start_unless_done(&name)? {
             self.announce(step)?;
         }
-        let (begun, work) = (begin(), self.work);
+        let begun = begin();
         let exit = match step {
             Step::LabelCase(case) => work.label(Some(case))?,
             Step::Preprocess(round) => work.preprocess(*round)?,
@@ -218,17 +242,18 @@ impl<'a> Driver<'a> {
             Step::Label => work.label(None)?,
             Step::Plan | Step::Train(..) | Step::Relabel(_) | Step::Model => Exit::Done,
         };
-        match exit {
-            Exit::SomeFailed => self.some_failed = true,
-            Exit::Done => {}
-            Exit::Elsewhere | Exit::Stopped => {
+        drop(part);
+        self.some_failed |= matches!(exit, Exit::SomeFailed | Exit::Elsewhere(true));
+        let claim = match exit {
+            Exit::Done | Exit::SomeFailed => self.journal.presence().claim(&name)?,
+            Exit::Elsewhere(_) | Exit::Stopped => None,
+        };
+        match claim {
+            Some(claim) => self.close(step, begun, before, claim),
+            None => {
                 self.left_to_others.insert(step.clone());
-                return Ok(Outcome::Elsewhere);
+                Ok(Outcome::Elsewhere)
             }
-        }
-        match self.journal.presence().claim(&name)? {
-            Some(claim) => self.close(step, begun, claim),
-            None => Ok(Outcome::Elsewhere),
         }
     }
 
@@ -238,17 +263,14 @@ impl<'a> Driver<'a> {
             return Ok(Outcome::Elsewhere);
         };
         self.journal.refresh()?;
-        let (fingerprint, outputs) = self.fingerprint(step)?;
-        match self.journal.status(&name, &fingerprint, &outputs) {
+        let before = self.fingerprint(step)?;
+        match self.journal.status(&name, &before.0, &before.1) {
             Status::Finished => return Ok(Outcome::Done),
-            Status::Changed(changes) if *step == Step::Plan && !self.work.redo && self.work.places.plans().is_file() => bad_input!(
-                "the networks were planned for other data or settings ({}); give --redo to plan and train anew, or choose another --out",
-                changes.join("; ")
-            ),
             Status::Changed(changes) => note!("{name}: done again, because {}", changes.join("; ")),
             Status::Open => {}
         }
         self.announce(step)?;
+        self.journal.append(&name, Event::Started, None, "")?;
         let (begun, work) = (begin(), self.work);
         match step {
             Step::Plan => work.plan()?,
@@ -257,33 +279,41 @@ impl<'a> Driver<'a> {
             Step::Model => work.model(self.known()?.last_round())?,
             Step::Label | Step::LabelCase(_) | Step::Preprocess(_) | Step::Test(_) => {}
         }
-        self.close(step, begun, claim)
+        self.close(step, begun, Some(before), claim)
     }
 
     /// Tells that a step begins.
-    fn announce(&mut self, step: &Step) -> Result<()> {
+    fn announce(&self, step: &Step) -> Result<()> {
         let known = self.known()?;
         let steps = known.steps();
         let place = steps.iter().position(|one| one == step);
         let place = place.map_or(String::new(), |at| format!("[{} of {}] ", at + 1, steps.len()));
         note!("{place}{step}: {}", known.what(step));
-        self.journal.append(&step.to_string(), Event::Started, None, "")
+        Ok(())
     }
 
-    /// What ends a step, and its entry in the journal, unless that is there already.
-    fn close(&mut self, step: &Step, begun: Instant, claim: Claim) -> Result<Outcome> {
-        let name = step.to_string();
-        if *step == Step::Label {
-            self.work.after_label()?;
-        }
-        let (fingerprint, outputs) = self.fingerprint(step)?;
+    /// What ends a step, and its entry in the journal, unless that is there already. `before` is what it depended on when it began.
+    fn close(&mut self, step: &Step, begun: Instant, before: Option<(Fingerprint, Vec<PathBuf>)>, claim: Claim) -> Result<Outcome> {
+        let (name, work) = (step.to_string(), self.work);
         self.journal.refresh()?;
+        if *step == Step::Label {
+            let is_planned = self.journal.knows(&Step::Plan.to_string());
+            work.after_label(work.redo || !is_planned)?;
+        }
+        let (fingerprint, outputs) = match before {
+            Some(before) => before,
+            None => self.fingerprint(step)?,
+        };
         if self.journal.status(&name, &fingerprint, &outputs) != Status::Finished {
             if let Step::Test(round) = step {
-                self.work.score(*round)?;
+                work.score(*round)?;
             }
+            let earlier = match step {
+                Step::Train(round, fold) => work.places.trained_seconds(*round, *fold),
+                _ => 0.0,
+            };
             let cost = Cost {
-                seconds: (begun.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+                seconds: (begun.elapsed().as_secs_f64().max(earlier) * 1000.0).round() / 1000.0,
                 peak_memory_bytes: machine::peak_memory_bytes(),
             };
             self.journal.append_with(&name, Event::Done, Some(fingerprint), Some(cost), "")?;

@@ -3,6 +3,7 @@
 use crate::ssl::steps::Step;
 use crate::unet::plan::DATA_IDENTIFIER;
 use crate::unet::trainer::fold::FINAL;
+use crate::unet::trainer::history;
 use std::path::{Path, PathBuf};
 
 /// The output folder.
@@ -38,6 +39,13 @@ impl Places {
     /// A round's network.
     pub fn checkpoint(&self, round: usize, fold: usize) -> PathBuf {
         self.of_round(round, "model").join(format!("fold_{fold}")).join(FINAL)
+    }
+
+    /// Seconds of a network's epochs, in however many attempts.
+    pub fn trained_seconds(&self, round: usize, fold: usize) -> f64 {
+        let columns = history::columns(&self.checkpoint(round, fold).with_file_name("progress.csv"));
+        let seconds = columns.get("seconds").into_iter().flatten();
+        seconds.filter(|seconds| seconds.is_finite()).sum()
     }
 
     /// Where processes share the cases of a step, if they do.

@@ -10,6 +10,7 @@ use crate::ssl::round::{Member, members_of};
 use crate::ssl::settings::FILE_NAME;
 use crate::ssl::summary::{SCORE_HEADS, STAGE_HEADS, Summary};
 use crate::ssl::suspicion::{Suspicion, suspicions};
+use crate::unet::trainer::history;
 use crate::volume::{AxisMap, Volume};
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -59,7 +60,9 @@ pub fn write(out: &Path, summary: &Summary) -> Result<()> {
 
 /// Dice on held-out patches and training loss of a round's networks, epoch by epoch.
 fn curves(places: &Places, round: usize, folds: usize) -> Vec<Panel> {
-    let tables: Vec<BTreeMap<String, Vec<f64>>> = (0..folds).map(|fold| progress(&places.checkpoint(round, fold))).collect();
+    let tables: Vec<BTreeMap<String, Vec<f64>>> = (0..folds)
+        .map(|fold| history::columns(&places.checkpoint(round, fold).with_file_name("progress.csv")))
+        .collect();
     let panel = |title: &str, column: &str| Panel {
         title: format!("round {round}: {title}, by epoch"),
         curves: tables
@@ -72,21 +75,6 @@ fn curves(places: &Places, round: usize, folds: usize) -> Vec<Panel> {
             .collect(),
     };
     vec![panel("Dice on held-out patches", "mean_dice"), panel("training loss", "train_loss")]
-}
-
-/// The columns of a network's `progress.csv`; what is no number is left out of the curve.
-fn progress(checkpoint: &Path) -> BTreeMap<String, Vec<f64>> {
-    let Ok(mut reader) = csv::Reader::from_path(checkpoint.with_file_name("progress.csv")) else {
-        return BTreeMap::new();
-    };
-    let heads = reader.headers().cloned().unwrap_or_default();
-    let mut columns: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for row in reader.records().flatten() {
-        for (head, cell) in heads.iter().zip(&row) {
-            columns.entry(head.to_owned()).or_default().push(cell.parse().unwrap_or(f64::NAN));
-        }
-    }
-    columns
 }
 
 fn cases(page: &mut Page, places: &Places, summary: &Summary) -> Result<()> {

@@ -183,10 +183,10 @@ fn step_status(places: &Places, entry: Option<&Entry>, step: &Step, cases: Optio
     let is_claimed = is_claimed(places.out(), &step.to_string()) || shared.as_deref().is_some_and(is_busy);
     let state = match entry.map(|entry| entry.event) {
         _ if is_claimed => State::Running,
-        Some(Event::Done) => State::Done,
+        Some(Event::Done) if !is_lost(places, step) => State::Done,
         Some(Event::Failed) => State::Failed,
         Some(Event::Started | Event::Stopped) => State::Interrupted,
-        Some(Event::Skipped) | None => State::Waiting,
+        Some(Event::Done | Event::Skipped) | None => State::Waiting,
     };
     let progress = match (step, &shared) {
         (Step::Train(round, fold), _) => epochs(&places.checkpoint(*round, *fold)).filter(|_| state != State::Done),
@@ -203,6 +203,15 @@ fn step_status(places: &Places, entry: Option<&Entry>, step: &Step, cases: Optio
         peak_memory_bytes: cost.and_then(|cost| cost.peak_memory_bytes),
         progress,
         error: entry.filter(|_| state == State::Failed).map(|entry| entry.error.clone()),
+    }
+}
+
+/// Whether a step was done, and its result is gone since.
+fn is_lost(places: &Places, step: &Step) -> bool {
+    match step {
+        Step::Train(round, fold) => !places.checkpoint(*round, *fold).is_file(),
+        Step::Plan => !places.plans().is_file(),
+        _ => false,
     }
 }
 

@@ -20,9 +20,13 @@ use crate::volume::{self, AxisMap, Volume, Voxels};
 use crate::{atomic_file, bad_input, note, warning};
 use anyhow::{Context, Result};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// `predict` knows the test cases by this ending.
+const ENDING: &str = ".nii.gz";
 
 /// What runs a command line of this program: its words, and the option of `run` whose text they end with.
 pub type Commands<'a> = dyn Fn(Vec<OsString>, (&str, &str)) -> Result<Exit> + 'a;
@@ -64,6 +68,10 @@ impl<'a> Work<'a> {
         };
         grouping.assign(&cohort)?;
         let test = settings.test.as_deref().map(test_cases).transpose()?.unwrap_or_default();
+        let files = test.iter().flat_map(|case| [&case.image, &case.labels]);
+        if let Some(file) = files.into_iter().find(|file| !file.to_string_lossy().ends_with(ENDING)) {
+            bad_input!("{}: test cases have to be {ENDING} files; compress it (gzip)", file.display());
+        }
         if let Some(case) = test.iter().find(|case| grouping.group_of(&case.name).is_none()) {
             bad_input!(
                 "the test case {} has no group; add it to --groups, or widen --group-regex",
@@ -96,6 +104,7 @@ impl<'a> Work<'a> {
 
     /// Runs a command of this program with an option's text at its end.
     fn command(&self, mut words: Vec<OsString>, (option, more): (&str, &str)) -> Result<Exit> {
+        self.stop.check()?;
         words.extend(more.split_whitespace().map(OsString::from));
         let exit = (self.commands)(words, (option, more))?;
         self.stop.check()?;
@@ -108,29 +117,44 @@ impl<'a> Work<'a> {
         cases.map(|case| member(&case.name, &case.image, &case.labels)).collect()
     }
 
-    /// The unlabelled cases that have a pseudo-label, with that of a round.
-    pub(super) fn pseudo_labelled(&self, round: usize) -> Vec<Member> {
-        let cases = self.cohort.unlabelled.iter();
-        cases
-            .filter(|case| self.places.pseudo_label(0, &case.name).is_file())
-            .map(|case| member(&case.name, &case.image, &self.places.pseudo_label(round, &case.name)))
-            .collect()
-    }
-
-    /// Which case is re-labelled by which fold.
+    /// The unlabelled cases that take part, with the pseudo-label of a round.
     ///
     /// # Errors
-    /// Fewer than two cases with pseudo-labels.
+    /// One that is gone.
+    pub(super) fn pseudo_labelled(&self, round: usize) -> Result<Vec<Member>> {
+        let mut names: Vec<String> = self.folds()?.into_iter().flatten().collect();
+        names.sort();
+        let member = |name: String| match self.cohort.unlabelled.iter().find(|case| case.name == name) {
+            Some(case) => Ok(member(&name, &case.image, &self.places.pseudo_label(round, &name))),
+            None => bad_input!(
+                "{name} takes part in this run, but is not among the unlabelled volumes any more; put it back, or give --redo to label and train anew"
+            ),
+        };
+        names.into_iter().map(member).collect()
+    }
+
+    /// Which case is re-labelled by which fold, of those that take part.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
     pub fn folds(&self) -> Result<Vec<Vec<String>>> {
-        let pseudo = self.pseudo_labelled(0);
-        if pseudo.len() < 2 {
+        let path = self.places.folds();
+        let reading = || format!("{}: cannot be read; remove it, and the same command makes it again", path.display());
+        serde_json::from_str(&fs::read_to_string(&path).with_context(reading)?).with_context(reading)
+    }
+
+    /// The same, chosen from the cases that have a pseudo-label now.
+    fn choose_folds(&self) -> Result<Vec<Vec<String>>> {
+        let has_label = |name: &&str| self.places.pseudo_label(0, name).is_file();
+        let named = |name: &str| (name.to_owned(), self.group_of(name));
+        let cases: Vec<(String, String)> = self.unlabelled().filter(has_label).map(named).collect();
+        if cases.len() < 2 {
             bad_input!(
                 "{} unlabelled cases have pseudo-labels; two are needed, so that each is re-labelled by a network that never saw it",
-                pseudo.len()
+                cases.len()
             );
         }
-        let named = |member: &Member| (member.name.clone(), self.group_of(&member.name));
-        Ok(folds(&pseudo.iter().map(named).collect::<Vec<_>>(), self.settings.seed))
+        Ok(folds(&cases, self.settings.seed))
     }
 
     pub(super) fn group_of(&self, case: &str) -> String {
@@ -184,36 +208,49 @@ impl<'a> Work<'a> {
         self.tffs(self.label_words(), case)
     }
 
-    /// What cases could not be labelled take no part.
-    pub(super) fn after_label(&self) -> Result<()> {
-        let has_none = |name: &&str| !self.places.pseudo_label(0, name).is_file();
-        for name in self.unlabelled().filter(has_none) {
-            warning!("{name}: has no pseudo-label and takes no part in the rounds");
+    /// Who takes part is settled once, unless it `may_change`: a case that is labelled later must not change what others are trained on.
+    pub(super) fn after_label(&self, may_change: bool) -> Result<()> {
+        let chosen = self.choose_folds()?;
+        if may_change || !self.places.folds().is_file() {
+            write_if_changed(&self.places.folds(), &json!(chosen))?;
         }
-        write_if_changed(&self.places.folds(), &json!(self.folds()?))
+        let part: BTreeSet<String> = self.folds()?.into_iter().flatten().collect();
+        for name in self.unlabelled().filter(|name| !part.contains(*name)) {
+            match self.places.pseudo_label(0, name).is_file() {
+                true => warning!("{name}: was labelled after the others and takes no part in the rounds; --redo lets it"),
+                false => warning!("{name}: has no pseudo-label and takes no part in the rounds"),
+            }
+        }
+        Ok(())
     }
 
     fn dataset(&self, round: usize) -> Result<PathBuf> {
         let folder = self.places.of_round(round, "dataset");
-        let (labelled, pseudo) = (self.labelled(), self.pseudo_labelled(round - 1));
+        let (labelled, pseudo) = (self.labelled(), self.pseudo_labelled(round - 1)?);
         write_dataset(&folder, &self.description, &labelled.iter().chain(&pseudo).collect::<Vec<_>>())?;
         Ok(folder)
     }
 
-    /// One plan for all rounds, so that their networks compare.
+    /// One plan for all rounds, so that their networks compare. Networks of another plan are removed, in an order that a killed process may break off anywhere.
     pub(super) fn plan(&self) -> Result<()> {
-        let (dataset, file) = (self.dataset(1)?, self.places.plans());
-        let folder = file.parent().unwrap_or(&file);
-        let before = fs::read(&file).ok();
-        let words = words(&[&"plan", &dataset, &"--out", &folder]);
+        let (file, out) = (self.places.plans(), self.places.out());
+        let [new, rounds, old] = ["plans.new", "rounds", "rounds.old"].map(|name| out.join(name));
+        [&new, &old].into_iter().try_for_each(|folder| remove(folder))?;
+        let words = words(&[&"plan", &self.dataset(1)?, &"--out", &new]);
         self.command(words, ("--plan-options", &self.settings.plan_options))?;
-        if before.is_some_and(|before| fs::read(&file).is_ok_and(|now| now != before)) {
+        let made = new.join(file.file_name().unwrap_or_default());
+        let is_another = fs::read(&file).is_ok_and(|before| fs::read(&made).is_ok_and(|now| now != before));
+        if is_another {
             note!("the plan is another: the networks of the one before are removed");
-            let rounds = self.places.out().join("rounds");
-            fs::remove_dir_all(&rounds).with_context(|| format!("cannot remove {}", rounds.display()))?;
-            self.dataset(1)?;
+            fs::rename(&rounds, &old).with_context(|| format!("cannot rename {}", rounds.display()))?;
         }
-        Ok(())
+        copy(
+            &new.join("dataset_fingerprint.json"),
+            &file.with_file_name("dataset_fingerprint.json"),
+        )?;
+        copy(&made, &file)?;
+        [&new, &old].into_iter().try_for_each(|folder| remove(folder))?;
+        self.dataset(1).map(drop)
     }
 
     /// The cases of a round, ready for training.
@@ -223,7 +260,7 @@ impl<'a> Work<'a> {
         let plans = self.places.plans();
         let words = words(&[&"preprocess", &dataset, &"--plans", &plans, &"--out", &out]);
         let exit = self.command(words, ("", ""))?;
-        if exit == Exit::SomeFailed {
+        if matches!(exit, Exit::SomeFailed | Exit::Elsewhere(true)) {
             bad_input!(
                 "{}: not every case could be preprocessed; mend or remove those named above",
                 out.display()
@@ -297,13 +334,20 @@ impl<'a> Work<'a> {
     /// What a round makes of the test cases.
     pub(super) fn test(&self, round: usize) -> Result<Exit> {
         let links = self.places.test();
+        let mut wanted = BTreeSet::new();
         for case in &self.test {
-            let image = format!("imagesTs/{}_0000{}", case.name, ending(&case.image)?);
-            link(&case.image, &links.join(image))?;
-            link(
-                &case.labels,
-                &links.join(format!("labelsTs/{}{}", case.name, ending(&case.labels)?)),
-            )?;
+            let image = links.join(format!("imagesTs/{}_0000{ENDING}", case.name));
+            let labels = links.join(format!("labelsTs/{}{ENDING}", case.name));
+            for (file, at) in [(&case.image, image), (&case.labels, labels)] {
+                link(file, &at)?;
+                wanted.insert(at);
+            }
+        }
+        let there = ["imagesTs", "labelsTs"].map(|folder| fs::read_dir(links.join(folder)).into_iter().flatten().flatten());
+        let is_old = |path: &PathBuf| !wanted.contains(path) && path.is_symlink();
+        // Of cases that are no test cases any more.
+        for old in there.into_iter().flatten().map(|entry| entry.path()).filter(is_old) {
+            fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
         let out = self.places.test_masks(round);
         if round == 0 {
@@ -376,20 +420,20 @@ fn most_label(cohort: &Cohort) -> Result<u16> {
     Ok(most)
 }
 
+/// Removes a folder, if there is one.
+fn remove(folder: &Path) -> Result<()> {
+    match folder.is_dir() {
+        true => fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display())),
+        false => Ok(()),
+    }
+}
+
 /// Copies a file, whole or not at all.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let folder = to.parent().unwrap_or(to);
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let bytes = fs::read(from).with_context(|| format!("{}: cannot be read", from.display()))?;
     atomic_file::write_bytes(to, &bytes)
-}
-
-/// `predict` knows volumes by this ending.
-fn ending(path: &Path) -> Result<&'static str> {
-    match path.to_string_lossy().ends_with(".nii.gz") {
-        true => Ok(".nii.gz"),
-        false => bad_input!("{}: test cases have to be .nii.gz files; compress it (gzip)", path.display()),
-    }
 }
 
 /// A link to a file that stays where it is; an older link of the name is replaced.

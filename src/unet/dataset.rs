@@ -138,6 +138,15 @@ impl Dataset {
         Ok(cases)
     }
 
+    /// `dataset.json` without its list of cases, if it has one: what a model is of, wherever its cases lay.
+    pub fn description(&self) -> Value {
+        let mut json = self.json.clone();
+        if let Some(map) = json.as_object_mut() {
+            map.shift_remove("dataset");
+        }
+        json
+    }
+
     /// The cases of a folder of images, `CASE_0000.nii.gz` and so on, for each channel a file; labels are those of `labels`, if given.
     ///
     /// # Errors

@@ -94,22 +94,33 @@ fn a_torn_last_line_is_passed_over_wherever_it_was_torn() {
 }
 
 #[test]
-fn an_attempt_that_did_not_end_well_takes_the_finish_back() {
-    for event in [Event::Started, Event::Failed, Event::Stopped] {
+fn an_attempt_takes_the_finish_back_and_what_is_said_without_one_does_not() {
+    for event in [Event::Started, Event::Failed, Event::Stopped, Event::Skipped] {
         let (folder, print, outputs) = finished_case();
-        Journal::open(folder.path()).unwrap().append("a", event, None, "").unwrap();
-        assert_eq!(
-            Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
-            Status::Open,
-            "{event:?}"
-        );
+        let expected = if event == Event::Started { Status::Open } else { Status::Finished };
+        let mut journal = Journal::open(folder.path()).unwrap();
+        journal.append("a", event, None, "").unwrap();
+        assert_eq!(journal.status("a", &print, &outputs), expected, "{event:?}");
+        drop(journal);
+        let mut again = Journal::open(folder.path()).unwrap();
+        assert_eq!(again.status("a", &print, &outputs), expected, "{event:?}");
+        again.append("a", Event::Started, None, "").unwrap();
+        again.append("a", Event::Failed, None, "no").unwrap();
+        assert_eq!(again.status("a", &print, &outputs), Status::Open);
     }
+}
+
+#[test]
+fn an_attempt_begins_only_where_nobody_has_finished_meanwhile() {
     let (folder, print, outputs) = finished_case();
-    Journal::open(folder.path()).unwrap().append("a", Event::Skipped, None, "").unwrap();
-    assert_eq!(
-        Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
-        Status::Finished
-    );
+    let mut first = Journal::open(folder.path()).unwrap();
+    first.presence().let_others_in("").unwrap();
+    let mut second = Journal::open(folder.path()).unwrap();
+    assert!(first.start_unless_done("b").unwrap());
+    assert!(first.start_unless_done("b").unwrap(), "begun is not done");
+    second.append("b", Event::Done, Some(print.clone()), "").unwrap();
+    assert!(!first.start_unless_done("b").unwrap());
+    assert_eq!(first.status("b", &print, &outputs), Status::Finished);
 }
 
 #[test]

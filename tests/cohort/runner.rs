@@ -423,7 +423,7 @@ fn runs_of_several_processes_share_the_cases() {
         // What failed elsewhere is tried again.
         fs::write(bench.folder.path().join("in/c.nii"), "mended").unwrap();
         let third = bench.run(|task, _, _| write_all(&bench.out(), task));
-        assert_eq!((&third.done, third.exit()), (&vec!["c".to_owned()], Exit::Elsewhere));
+        assert_eq!((&third.done, third.exit()), (&vec!["c".to_owned()], Exit::Elsewhere(false)));
         others_done.wait();
         (first.join().unwrap(), second)
     });
@@ -432,7 +432,7 @@ fn runs_of_several_processes_share_the_cases() {
         (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()])
     );
     assert_eq!((&second.done, names(&second.failed)), (&vec!["b".to_owned()], vec!["c"]));
-    assert_eq!((&second.elsewhere, second.exit()), (&vec!["a".to_owned()], Exit::SomeFailed));
+    assert_eq!((&second.elsewhere, second.exit()), (&vec!["a".to_owned()], Exit::Elsewhere(true)));
     assert!(!bench.out().join("failed.csv").exists());
     assert!(!bench.out().join(".claims").exists(), "locks are taken away");
 }

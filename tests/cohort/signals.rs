@@ -51,13 +51,17 @@ fn helper_three_signals() {
     if !is_helper() {
         return; // `cargo test -- --ignored` must not end its own process
     }
+    let stop = Stop::new();
+    install(&stop).unwrap();
+    assert!(stop.check().is_ok());
     for signal in [SIGTERM, SIGUSR1, SIGINT] {
-        let stop = Stop::new();
-        install(&stop).unwrap();
-        assert!(stop.check().is_ok());
         raise(signal).unwrap();
-        let error = stop.check().unwrap_err();
-        assert!(error.to_string().contains(&format!("signal {signal}")), "{error}");
+        let told = |stop: &Stop| stop.check().unwrap_err().to_string().contains(&format!("signal {signal}"));
+        assert!(told(&stop));
+        // A command that another one begins just now is told as well.
+        let inner = Stop::new();
+        install(&inner).unwrap();
+        assert!(told(&inner));
     }
     std::process::exit(SURVIVED);
 }

@@ -21,10 +21,8 @@ fn write_weights(path: &Path) {
     write_safetensors(path, &tensors, &metadata).unwrap();
 }
 
-#[test]
-fn ct_volumes_go_through_the_whole_method_at_full_size() {
-    let Some(root) = shared("CT volumes at full size") else { return };
-    let phantoms = Phantoms::new(1, 1, [1, 8, 8]);
+/// Links to the CT volumes, the first two with their labels.
+fn link_volumes(phantoms: &Phantoms, root: &Path) {
     let mut names: Vec<String> = fs::read_dir(root.join("data/ct-lesion"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -44,6 +42,13 @@ fn ct_volumes_go_through_the_whole_method_at_full_size() {
             std::os::unix::fs::symlink(labels, phantoms.at(&format!("ct/labelsTr/ct{number}.nii.gz"))).unwrap();
         }
     }
+}
+
+#[test]
+fn ct_volumes_go_through_the_whole_method_at_full_size() {
+    let Some(root) = shared("CT volumes at full size") else { return };
+    let phantoms = Phantoms::new(1, 1, [1, 8, 8]);
+    link_volumes(&phantoms, &root);
     write_weights(&phantoms.at("full.safetensors"));
     let (ct, weights) = (phantoms.at("ct"), phantoms.at("full.safetensors"));
     let (ct, weights) = (ct.to_str().unwrap(), weights.to_str().unwrap());
@@ -81,6 +86,11 @@ fn ct_volumes_go_through_the_whole_method_at_full_size() {
             "{stage}"
         );
     }
+    check_labels(&phantoms);
+}
+
+/// What TFFS made of the last volume.
+fn check_labels(phantoms: &Phantoms) {
     let input = phantoms.at("ct/imagesTs/ct3_0000.nii.gz");
     let (header, _) = read(&input);
     for file in [

@@ -1,6 +1,6 @@
 //! `run`: pseudo-labels and rounds of training in one command, killed or not, alone or with others, and what it refuses.
 
-use super::{Answer, Phantoms};
+use super::{Answer, Phantoms, change_voxels};
 use crate::cohort::files_below;
 use hpc_seg::weights::Checkpoint;
 use rand::{RngExt, SeedableRng};
@@ -256,6 +256,23 @@ fn a_run_goes_step_by_step_and_tells_where_it_stands() {
 fn what_changed_is_said_and_done_again_only_when_asked() {
     let phantoms = cohort();
     run(&phantoms, "out", &["--rounds", "1"]).expect(0, &[]);
+    // A label that is corrected, and put back. Refused as often as it is given.
+    let label = phantoms.labels(0);
+    let before = fs::read(&label).unwrap();
+    change_voxels(&label, |voxels| voxels.iter_mut().step_by(3).for_each(|voxel| *voxel = 0.0));
+    for _ in 0..2 {
+        run(&phantoms, "out", &["--rounds", "1"]).expect(2, &["labels of phantom_000", "changed", "give --redo to label and train anew"]);
+    }
+    fs::write(&label, before).unwrap();
+    let answer = run(&phantoms, "out", &["--rounds", "1"]).expect(0, &[]);
+    assert!(!answer.stderr.contains("epoch 1 of"), "nothing is trained again: {}", answer.stderr);
+    // So with an unlabelled case.
+    change_voxels(&phantoms.query(3), |voxels| {
+        voxels.iter_mut().step_by(3).for_each(|voxel| *voxel = 0.0)
+    });
+    for _ in 0..2 {
+        run(&phantoms, "out", &["--rounds", "1"]).expect(2, &["image of phantom_003", "changed", "give --redo to label and train anew"]);
+    }
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4"]).expect(2, &["seed was 0 and is 4", "--redo"]);
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["the plan is another"]);
     let other = [

@@ -11,7 +11,7 @@ use hpc_seg::unet::plan::{Configuration, Normalisation, Plans, Scheme};
 use hpc_seg::unet::splits::five_folds;
 use hpc_seg::unet::store::{Preprocessed, Properties, StoredCase};
 use hpc_seg::unet::trainer::batches::{Case, Feed, Purpose, reductions};
-use hpc_seg::unet::trainer::fold::{Outcome, Prepared, Request, restart, train};
+use hpc_seg::unet::trainer::fold::{Outcome, Prepared, Request, is_of_other_settings, restart, train};
 use hpc_seg::weights::Checkpoint;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -288,7 +288,9 @@ fn damaged_checkpoints_give_way_to_the_one_before_and_other_settings_are_refused
         iterations: 5,
         ..request(&out)
     };
-    let error = train(&prepared, &other, &device, &stop).unwrap_err().to_string();
+    let error = train(&prepared, &other, &device, &stop).unwrap_err();
+    assert!(is_of_other_settings(&error));
+    let error = format!("{error:#}");
     assert!(
         error.contains("begun with other seed, iterations") && error.contains("--restart"),
         "{error}"

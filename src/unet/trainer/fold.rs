@@ -177,6 +177,12 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     let validation = prepared.cases(&split.val, &BTreeSet::new(), 1.0)?;
     let settings = settings_of(prepared, request, &training, &validation)?;
     let is_new = agree_on_settings(&folder, &settings)?;
+    if is_new && folder.join(FINAL).is_file() {
+        bad_input!(
+            "{}: holds a network, but no {SETTINGS} that says what it was trained with; choose another --out, or start anew with --restart",
+            folder.display()
+        );
+    }
     if folder.join(FINAL).is_file() {
         checkpoint::remove(&folder);
         return Ok(Outcome::WasFinished);
@@ -353,7 +359,7 @@ fn finish(prepared: &Prepared, request: &Request, folder: &Path, state: &State) 
             optimiser: Some((&state.optimiser, rate)),
             history,
             plans: &prepared.plans.to_json(),
-            dataset: &prepared.dataset.json,
+            dataset: &prepared.dataset.description(),
             fold: request.fold,
             mirrored: &request.mirrored,
         },
@@ -372,11 +378,14 @@ pub fn restart(out: &Path, fold: Fold) -> Result<()> {
         return Ok(());
     }
     let _lock = lock(&folder)?;
-    checkpoint::remove(&folder);
-    for name in [SETTINGS, FINAL] {
+    // The settings last: without them, nothing says that what is left belongs to other ones.
+    for (name, then) in [(FINAL, true), (SETTINGS, false)] {
         let path = folder.join(name);
         if path.is_file() {
             fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+        }
+        if then {
+            checkpoint::remove(&folder);
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use crate::report::chart::{self, Curve, Panel};
 use crate::report::tensorboard::EventFile;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Of the running mean of pseudo-Dice.
@@ -75,6 +76,21 @@ impl History {
             });
         running.len().saturating_sub(best.0 + 1)
     }
+}
+
+/// The columns of a `progress.csv`, by name; what is no number is NaN. None where there is no such file.
+pub fn columns(path: &Path) -> BTreeMap<String, Vec<f64>> {
+    let mut columns: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let Ok(mut reader) = csv::Reader::from_path(path) else {
+        return columns;
+    };
+    let heads = reader.headers().cloned().unwrap_or_default();
+    for row in reader.records().flatten() {
+        for (head, cell) in heads.iter().zip(&row) {
+            columns.entry(head.to_owned()).or_default().push(cell.parse().unwrap_or(f64::NAN));
+        }
+    }
+    columns
 }
 
 /// The files that show a history.
