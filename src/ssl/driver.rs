@@ -7,6 +7,7 @@ use crate::cohort::presence::{Claim, is_busy, is_claimed};
 use crate::cohort::runner::Exit;
 use crate::messages::Level;
 use crate::ssl::agreement::Agreement;
+use crate::ssl::folds::FOLDS;
 use crate::ssl::settings::Origin;
 use crate::ssl::steps::{Known, Step};
 use crate::ssl::work::Work;
@@ -284,7 +285,10 @@ impl<'a> Driver<'a> {
 
     /// Tells that a step begins.
     fn announce(&self, step: &Step) -> Result<()> {
-        let known = self.known()?;
+        let mut known = self.known()?;
+        if known.folds == 0 {
+            known.folds = FOLDS.min(self.work.unlabelled().count()); // as it will be, if all can be labelled
+        }
         let steps = known.steps();
         let place = steps.iter().position(|one| one == step);
         let place = place.map_or(String::new(), |at| format!("[{} of {}] ", at + 1, steps.len()));
