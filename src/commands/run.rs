@@ -105,7 +105,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<Exit> {
 fn check_options(settings: &Settings) -> Result<()> {
     let label = "pseudo-label --labelled L --unlabelled U --weights W --out O --seed 0 --device auto";
     let plan = "plan D --out O";
-    let train = "train D --out O --fold 0 --seed 0";
+    let train = "train D --out O --fold 0 --seed 0 --pseudo-cases P";
     let options = [
         (label, "--label-options", &settings.label_options),
         (plan, "--plan-options", &settings.plan_options),

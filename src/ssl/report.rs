@@ -13,6 +13,7 @@ use crate::ssl::suspicion::{Suspicion, suspicions};
 use crate::unet::trainer::history;
 use crate::volume::{AxisMap, Volume};
 use anyhow::Result;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -54,8 +55,27 @@ pub fn write(out: &Path, summary: &Summary) -> Result<()> {
     cases(&mut page, &places, summary)?;
     page.heading("Settings");
     page.listing(&fs::read_to_string(out.join(FILE_NAME)).unwrap_or_default());
-    page.text(&format!("hpc-seg {}", env!("CARGO_PKG_VERSION")));
+    page.text(&versions(&places));
     atomic_file::write_bytes(&places.report(), page.finish().as_bytes())
+}
+
+/// Of this program, and of what the pseudo-labels were made on.
+fn versions(places: &Places) -> String {
+    let records = fs::read_dir(places.pseudo_labels(0).join("cases")).into_iter().flatten().flatten();
+    let mut records: Vec<_> = records
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    records.sort();
+    let record = records.first().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let record: Value = serde_json::from_str(&record).unwrap_or_default();
+    let made = |key: &str| record["versions"][key].as_str().unwrap_or("?").to_owned();
+    format!(
+        "hpc-seg {}; the pseudo-labels of TFFS by hpc-seg {} on {}.",
+        env!("CARGO_PKG_VERSION"),
+        made("hpc_seg"),
+        made("device")
+    )
 }
 
 /// Dice on held-out patches and training loss of a round's networks, epoch by epoch.

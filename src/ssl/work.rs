@@ -28,6 +28,9 @@ use std::path::{Path, PathBuf};
 /// `predict` knows the test cases by this ending.
 const ENDING: &str = ".nii.gz";
 
+/// Names of a round's pseudo-labelled cases.
+const PSEUDO_CASES: &str = "pseudo_cases.txt";
+
 /// What runs a command line of this program: its words, and the option of `run` whose text they end with.
 pub type Commands<'a> = dyn Fn(Vec<OsString>, (&str, &str)) -> Result<Exit> + 'a;
 
@@ -257,6 +260,8 @@ impl<'a> Work<'a> {
     pub(super) fn preprocess(&self, round: usize) -> Result<Exit> {
         let (dataset, out) = (self.dataset(round)?, self.places.of_round(round, "preprocessed"));
         write_splits(&out, &self.labelled(), &self.folds()?)?;
+        let names: String = self.folds()?.iter().flatten().map(|name| format!("{name}\n")).collect();
+        atomic_file::write_bytes(&self.places.of_round(round, PSEUDO_CASES), names.as_bytes())?;
         let plans = self.places.plans();
         let words = words(&[&"preprocess", &dataset, &"--plans", &plans, &"--out", &out]);
         let exit = self.command(words, ("", ""))?;
@@ -272,13 +277,18 @@ impl<'a> Work<'a> {
     /// A round's fold; it segments the cases it never saw in the end.
     pub(super) fn train(&self, round: usize, fold: usize) -> Result<()> {
         let [preprocessed, model] = ["preprocessed", "model"].map(|name| self.places.of_round(round, name));
-        let before = self.places.checkpoint(round.saturating_sub(1), fold);
+        let (before, pseudo) = (
+            self.places.checkpoint(round.saturating_sub(1), fold),
+            self.places.of_round(round, PSEUDO_CASES),
+        );
         let (fold, seed) = (fold.to_string(), self.settings.seed.wrapping_add(round as u64).to_string());
         let train = |restart: bool| {
             let mut words = words(&[&"train", &preprocessed, &"--out", &model, &"--fold", &fold, &"--seed", &seed]);
             if self.settings.warm_start && round > 1 {
                 words.extend(["--warm-start".into(), before.clone().into()]);
             }
+            // Those that --pseudo-weight is about.
+            words.extend(["--pseudo-cases".into(), pseudo.clone().into()]);
             words.extend(restart.then(|| "--restart".into()));
             self.command(words, ("--train-options", &self.settings.train_options))
         };

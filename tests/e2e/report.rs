@@ -73,6 +73,7 @@ fn a_browser_shows_the_report_and_sorts_its_cases() {
         "round 1",
         "insertions 1",
         "Dice on held-out patches",
+        "the pseudo-labels of TFFS by hpc-seg 0.1.0 on cpu",
     ] {
         assert!(page.contains(piece), "{piece}");
     }

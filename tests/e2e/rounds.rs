@@ -275,6 +275,12 @@ fn what_changed_is_said_and_done_again_only_when_asked() {
     }
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4"]).expect(2, &["seed was 0 and is 4", "--redo"]);
     run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["the plan is another"]);
+    // Pseudo-labelled cases can count less.
+    let lighter = "--epochs 1 --iterations 2 --no-mirroring --pseudo-weight 0.5";
+    let light = ["--rounds", "1", "--seed", "4", "--train-options", lighter, "--redo"];
+    run(&phantoms, "out", &light).expect(0, &["begun with other pseudo_weight, pseudo_labelled"]);
+    let training = json(&phantoms.at("out/rounds/round_1/model/fold_0/training.json"));
+    assert_eq!(training["pseudo_labelled"].as_array().map(Vec::len), Some(2), "{training}");
     let other = [
         "--rounds",
         "1",
