@@ -334,7 +334,7 @@ pub enum SequenceArg {
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  hpc-seg demo --out out/demo\n\nNeeds no download and some eight minutes on two cores. Three phantoms are labelled, nine are not, and four are for testing; one round of hpc-seg run with a small network. \
+    after_long_help = "Example:\n  hpc-seg demo --out out/demo\n\nNeeds no download and some five minutes on two cores. Three phantoms are labelled, nine are not, and four are for testing; one round of hpc-seg run with a small network. \
 It reports what it finds: with a minute of training the networks need not be better than the labels they are trained on."
 )]
 pub struct DemoArgs {

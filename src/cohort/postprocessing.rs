@@ -110,6 +110,10 @@ pub fn decide(prepared: &Prepared, out: &Path, stop: &Stop) -> Result<Option<Pos
     };
     let of_fold = |fold: &Fold| prepared.split(*fold).val.iter().map(|name| pair(*fold, name)).collect::<Vec<_>>();
     let pairs: Vec<Pair> = folds.iter().flat_map(of_fold).collect();
+    // Folds that are to be trained again hold out other cases now.
+    if !pairs.iter().all(|pair| pair.prediction.is_file()) {
+        return Ok(None);
+    }
     let ignored = prepared.dataset.ignore.map(|label| label as u8);
     let decided = decide_from(&pairs, prepared.dataset.classes() as u8, ignored, stop)?;
     let path = out.join(FILE);

@@ -46,8 +46,10 @@ impl Presence {
                 Locked::Unknown => break (None, false),
                 Locked::Elsewhere(file) => {
                     // Waits only for one that is alone and about to let others in, or to leave.
-                    let shared = file.lock_shared().is_ok();
-                    if shared && is_still(&file, &path) {
+                    if file.lock_shared().is_err() {
+                        break (None, false);
+                    }
+                    if is_still(&file, &path) {
                         break (Some(file), false);
                     }
                 }
@@ -149,6 +151,12 @@ pub fn is_claimed(out: &Path, name: &str) -> bool {
     is_locked(&lock_path(&folder, name)) || parts.into_iter().any(|path| is_locked(&path))
 }
 
+/// Whether someone in `out` works on anything whose name begins so.
+pub fn is_any_claimed(out: &Path, beginning: &str) -> bool {
+    let begins = |path: &PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(beginning));
+    locks(&out.join(FOLDER)).filter(begins).any(|path| is_locked(&path))
+}
+
 fn locks(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.extension().is_some_and(|ending| ending == "lock"))
@@ -221,7 +229,7 @@ mod tests {
         second.let_others_in("same").unwrap();
         let claim = first.claim("round_1/fold_0").unwrap().unwrap();
         assert!(is_claimed(folder.path(), "round_1/fold_0") && !is_claimed(folder.path(), "round_1/fold_1"));
-        assert!(is_busy(folder.path()));
+        assert!(is_busy(folder.path()) && is_any_claimed(folder.path(), "round_") && !is_any_claimed(folder.path(), "plan"));
         assert!(second.claim("round_1/fold_0").unwrap().is_none());
         drop(claim);
         assert!(!is_claimed(folder.path(), "round_1/fold_0") && !is_busy(folder.path()));

@@ -172,7 +172,7 @@ fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
     })
 }
 
-fn settings(args: &PseudoLabelArgs) -> Result<Settings> {
+pub(super) fn settings(args: &PseudoLabelArgs) -> Result<Settings> {
     let window = match args.window.as_deref() {
         None => None,
         Some(&[level, width]) => Some(Window { level, width }),

@@ -2,9 +2,9 @@
 
 mod dry_run;
 
-use super::thread_count;
-use crate::cli::Cli;
+use super::{plan, pseudo_label, thread_count, train};
 use crate::cli::run::{ReportArgs, RunArgs, StatusArgs};
+use crate::cli::{Cli, Command};
 use crate::cohort::runner::Exit;
 use crate::cohort::{output, signals};
 use crate::device::Device;
@@ -19,7 +19,7 @@ use crate::ssl::summary::Summary;
 use crate::ssl::work::Work;
 use crate::stop::Stop;
 use crate::{bad_input, note};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use std::ffi::OsString;
 use std::path::Path;
@@ -104,16 +104,28 @@ pub(super) fn report(args: &ReportArgs) -> Result<Exit> {
 /// What is wrong with the steps' options is said before any of them runs, not hours later.
 fn check_options(settings: &Settings) -> Result<()> {
     let label = "pseudo-label --labelled L --unlabelled U --weights W --out O --seed 0 --device auto";
-    let plan = "plan D --out O";
-    let train = "train D --out O --fold 0 --seed 0 --pseudo-cases P";
+    let warm = if settings.warm_start { "--warm-start F" } else { "" };
+    let train = format!("train D --out O --fold 0 --seed 0 --pseudo-cases P {warm}");
     let options = [
         (label, "--label-options", &settings.label_options),
-        (plan, "--plan-options", &settings.plan_options),
-        (train, "--train-options", &settings.train_options),
+        ("plan D --out O", "--plan-options", &settings.plan_options),
+        (&*train, "--train-options", &settings.train_options),
     ];
     for (words, option, text) in options {
         let line = words.split_whitespace().chain(text.split_whitespace()).map(OsString::from);
-        parsed(None, line.collect(), (option, text))?;
+        let checked = match parsed(None, line.collect(), (option, text))?.command {
+            Command::PseudoLabel(args) => pseudo_label::settings(&args).map(drop),
+            Command::Plan(args) => plan::overrides(&args).map(drop),
+            Command::Train(args) if args.resume || args.restart => {
+                bad_input!("--train-options {text:?}: folds go on by themselves; leave out --resume, and give --redo instead of --restart")
+            }
+            Command::Train(mut args) => {
+                args.pseudo_cases = None; // is not there yet
+                train::request(&args).map(drop)
+            }
+            _ => Ok(()),
+        };
+        checked.with_context(|| format!("{option} {text:?} cannot be used"))?;
     }
     Ok(())
 }

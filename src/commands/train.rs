@@ -42,8 +42,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     check_memory(&prepared)?;
     for fold in folds {
         if args.restart {
+            held_out::forget(&args.out, fold)?; // first: were it killed in between, nobody would take old masks for new ones
             fold::restart(&args.out, fold)?;
-            held_out::forget(&args.out, fold)?;
         }
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));
@@ -89,7 +89,7 @@ fn check_memory(prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-fn request(args: &TrainArgs) -> Result<Request> {
+pub(super) fn request(args: &TrainArgs) -> Result<Request> {
     for (option, number) in [("--epochs", args.epochs), ("--iterations", args.iterations)] {
         if !(1..=1_000_000).contains(&number) {
             bad_input!("{option} {number}: 1 to 1000000 are possible");

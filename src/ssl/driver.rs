@@ -3,12 +3,13 @@
 
 use crate::cohort::hashes::FileHashes;
 use crate::cohort::journal::{Cost, Event, Fingerprint, Journal, Status};
-use crate::cohort::presence::{Claim, is_busy, is_claimed};
+use crate::cohort::presence::{Claim, is_any_claimed, is_busy, is_claimed};
 use crate::cohort::runner::Exit;
 use crate::messages::Level;
 use crate::ssl::agreement::Agreement;
 use crate::ssl::folds::FOLDS;
 use crate::ssl::settings::Origin;
+use crate::ssl::status::is_lost;
 use crate::ssl::steps::{Known, Step};
 use crate::ssl::work::Work;
 use crate::{atomic_file, bad_input, clock, error, machine, messages, note, stop};
@@ -109,7 +110,8 @@ impl<'a> Driver<'a> {
     /// A step that there is not, or that needs others first; what keeps it from being done.
     pub fn only(&mut self, step: &Step) -> Result<Exit> {
         let done = self.journal.latest().iter().filter(|(_, entry)| entry.event == Event::Done);
-        self.done = done.filter_map(|(name, _)| name.parse().ok()).collect();
+        let done = done.filter_map(|(name, _)| name.parse().ok());
+        self.done = done.filter(|step| !is_lost(&self.work.places, step)).collect();
         let known = self.known()?;
         let is_case = matches!(step, Step::LabelCase(case) if self.work.unlabelled().any(|name| name == case));
         if !is_case && !known.steps().contains(step) {
@@ -193,12 +195,12 @@ impl<'a> Driver<'a> {
                 Ok(outcome)
             }
             Err(error) if stop::is_stopped(&error) => {
-                self.journal.append(&step.to_string(), Event::Stopped, None, "")?;
+                self.say_ended(step, Event::Stopped, "")?;
                 Err(error)
             }
             Err(error) => {
                 let text = format!("{error:#}").replace(['\n', '\r'], " ");
-                let written = self.journal.append(&step.to_string(), Event::Failed, None, &text);
+                let written = self.say_ended(step, Event::Failed, &text);
                 if atomic_file::is_disk_full(&error) || error::is_input_error(&error) {
                     return Err(error);
                 }
@@ -209,6 +211,16 @@ impl<'a> Driver<'a> {
                     .get_or_insert(error.context(format!("{step} failed; the same command tries it again")));
                 Ok(Outcome::Failed)
             }
+        }
+    }
+
+    /// Of a step that was only looked at again, what it came to before still holds.
+    fn say_ended(&mut self, step: &Step, event: Event, text: &str) -> Result<()> {
+        self.journal.refresh()?;
+        let name = step.to_string();
+        match self.journal.latest().get(&name) {
+            Some(entry) if entry.event == Event::Done => Ok(()),
+            _ => self.journal.append(&name, event, None, text),
         }
     }
 
@@ -301,8 +313,11 @@ impl<'a> Driver<'a> {
         let (name, work) = (step.to_string(), self.work);
         self.journal.refresh()?;
         if *step == Step::Label {
+            // Nobody must change who takes part while others plan or train.
+            let plan = self.journal.presence().claim(&Step::Plan.to_string())?;
+            let is_free = plan.is_some() && !is_any_claimed(work.places.out(), "round_");
             let is_planned = self.journal.knows(&Step::Plan.to_string());
-            work.after_label(work.redo || !is_planned)?;
+            work.after_label(is_free && (work.redo || !is_planned))?;
         }
         let (fingerprint, outputs) = match before {
             Some(before) => before,
@@ -310,7 +325,7 @@ impl<'a> Driver<'a> {
         };
         if self.journal.status(&name, &fingerprint, &outputs) != Status::Finished {
             if let Step::Test(round) = step {
-                work.score(*round)?;
+                self.some_failed |= work.score(*round)? > 0;
             }
             let earlier = match step {
                 Step::Train(round, fold) => work.places.trained_seconds(*round, *fold),

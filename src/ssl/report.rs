@@ -43,7 +43,7 @@ pub fn write(out: &Path, summary: &Summary) -> Result<()> {
     let scores = summary.score_rows();
     page.heading("On the test cases");
     match scores.is_empty() {
-        true => page.text("There were none (--test)."),
+        true => page.text("There are none (--test), or none could be compared yet."),
         false => page.table(&SCORE_HEADS, &scores),
     }
     page.heading("Rounds");
@@ -101,7 +101,11 @@ fn cases(page: &mut Page, places: &Places, summary: &Summary) -> Result<()> {
     let Some(last) = summary.rounds.last().map(|stage| stage.round) else {
         return Ok(());
     };
-    let members = members_of(&places.of_round(1, "dataset"))?;
+    let dataset = places.of_round(1, "dataset");
+    if !dataset.join("dataset.json").is_file() {
+        return Ok(()); // not that far yet
+    }
+    let members = members_of(&dataset)?;
     let relabelled: Vec<String> = members
         .keys()
         .filter(|name| places.pseudo_label(last, name).is_file())

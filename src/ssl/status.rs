@@ -206,12 +206,16 @@ fn step_status(places: &Places, entry: Option<&Entry>, step: &Step, cases: Optio
     }
 }
 
-/// Whether a step was done, and its result is gone since.
-fn is_lost(places: &Places, step: &Step) -> bool {
+/// Whether the result of a step that was done is gone since.
+pub fn is_lost(places: &Places, step: &Step) -> bool {
     match step {
         Step::Train(round, fold) => !places.checkpoint(*round, *fold).is_file(),
         Step::Plan => !places.plans().is_file(),
-        _ => false,
+        Step::Label => !places.folds().is_file(),
+        Step::Preprocess(_) => places.shared(step).is_some_and(|folder| !folder.is_dir()),
+        Step::Relabel(round) => !places.agreement(*round).is_file(),
+        Step::Test(round) => !places.test_scores(*round).is_file(),
+        Step::LabelCase(_) | Step::Model => false,
     }
 }
 
@@ -240,7 +244,12 @@ fn cases_done(folder: &Path, of: Option<usize>) -> Option<String> {
 
 /// By the mean of the steps of each kind that are done.
 fn seconds_left(steps: &[StepStatus]) -> Option<f64> {
-    let kind = |step: &StepStatus| -> String { step.step.chars().filter(|letter| !letter.is_ascii_digit()).collect() };
+    let kind = |step: &StepStatus| -> String {
+        match step.step.as_str() {
+            "test/round_0" => "TFFS of the test cases".to_owned(), // unlike the networks' tests
+            name => name.chars().filter(|letter| !letter.is_ascii_digit()).collect(),
+        }
+    };
     let mut seen = BTreeMap::<String, (f64, f64)>::new();
     for (kind, seconds) in steps.iter().filter_map(|step| Some((kind(step), step.seconds?))) {
         let sum = seen.entry(kind).or_default();

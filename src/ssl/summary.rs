@@ -42,7 +42,8 @@ pub struct Stage {
     pub mean_dice_with_round_before: Option<f64>,
     /// How good it is on the test cases.
     pub test: Option<Scores>,
-    /// Wall-clock seconds of its steps, one after the other; the test not included.
+    /// Wall-clock seconds of its steps, one after the other; the test not included. Of networks, all attempts; of steps whose cases processes share, the last attempt of the process
+    /// that ended them.
     pub seconds: f64,
     /// Seconds of its test.
     pub test_seconds: Option<f64>,

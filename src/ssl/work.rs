@@ -1,15 +1,16 @@
 //! What each step of a run does: a command of this program that a user could give too, or a few files put in their place.
 
-use crate::cohort::discover::{Cohort, LabelledCase, discover, test_cases};
+use crate::cohort::discover::{Cohort, LabelledCase, discover, is_same, test_cases};
 use crate::cohort::evaluation::Request;
 use crate::cohort::groups::Grouping;
 use crate::cohort::held_out;
 use crate::cohort::postprocessing::{self, Postprocessing};
+use crate::cohort::presence::is_any_claimed;
 use crate::cohort::runner::Exit;
 use crate::device::Device;
 use crate::metrics::measures::Preset;
 use crate::ssl::agreement::agreements;
-use crate::ssl::folds::folds;
+use crate::ssl::folds::{FOLDS, folds};
 use crate::ssl::places::Places;
 use crate::ssl::round::{Description, Member, write_dataset, write_if_changed, write_splits};
 use crate::ssl::settings::Settings;
@@ -79,6 +80,18 @@ impl<'a> Work<'a> {
             bad_input!(
                 "the test case {} has no group; add it to --groups, or widen --group-regex",
                 case.name
+            );
+        }
+        let both = |case: &&LabelledCase| {
+            cohort
+                .unlabelled
+                .iter()
+                .any(|other| other.name == case.name || is_same(&other.image, &case.image))
+        };
+        let count = test.iter().filter(both).count();
+        if count > 0 {
+            warning!(
+                "{count} of the test cases are unlabelled cases too: networks are trained on their images, if not on their references"
             );
         }
         let trained_on = cohort.labelled.iter().map(|case| &case.name);
@@ -244,6 +257,9 @@ impl<'a> Work<'a> {
         let made = new.join(file.file_name().unwrap_or_default());
         let is_another = fs::read(&file).is_ok_and(|before| fs::read(&made).is_ok_and(|now| now != before));
         if is_another {
+            if is_any_claimed(out, "round_") {
+                bad_input!("another hpc-seg is training in {} by the plan before; stop it first", out.display());
+            }
             note!("the plan is another: the networks of the one before are removed");
             fs::rename(&rounds, &old).with_context(|| format!("cannot rename {}", rounds.display()))?;
         }
@@ -370,8 +386,8 @@ impl<'a> Work<'a> {
         )
     }
 
-    /// How good that is: Dice, largest HD and HD95 by class and group.
-    pub(super) fn score(&self, round: usize) -> Result<()> {
+    /// How good that is: Dice, largest HD and HD95 by class and group. How many cases could not be compared.
+    pub(super) fn score(&self, round: usize) -> Result<usize> {
         let grouping = match (&self.settings.groups, &self.settings.group_regex) {
             (Some(file), _) => Grouping::from_file(file)?,
             (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
@@ -389,7 +405,8 @@ impl<'a> Work<'a> {
             seed: self.settings.seed,
         };
         let evaluation = self.device.install(|| request.run(self.stop))?;
-        write_if_changed(&self.places.test_scores(round), &evaluation.json())
+        write_if_changed(&self.places.test_scores(round), &evaluation.json())?;
+        Ok(evaluation.failed.len())
     }
 
     /// The networks of the last round as the product.
@@ -398,7 +415,10 @@ impl<'a> Work<'a> {
         for file in ["plans.json", "dataset.json", postprocessing::FILE] {
             copy(&from.join(file), &to.join(file))?;
         }
-        for fold in 0..self.folds()?.len() {
+        let count = self.folds()?.len();
+        // Of a run with more of them; predict takes all there are.
+        (count..FOLDS).try_for_each(|fold| remove(&to.join(format!("fold_{fold}"))))?;
+        for fold in 0..count {
             copy(&self.places.checkpoint(last, fold), &to.join(format!("fold_{fold}")).join(FINAL))?;
         }
         Ok(())

@@ -321,6 +321,16 @@ fn what_cannot_be_run_is_refused_with_the_remedy() {
     run(&phantoms, "out", &["--test", phantoms.at("").to_str().unwrap()]).expect(2, &["holds no test cases"]);
     run(&phantoms, "out", &["--weights", "nowhere.pt"]).expect(2, &["there is no file", "nowhere.pt"]);
     run(&phantoms, "out", &[]).expect(2, &["1 unlabelled cases have pseudo-labels; two are needed"]);
+    for (option, text, piece) in [
+        ("--train-options", "--time-budget 8", "such as 8h"),
+        ("--train-options", "--resume", "leave out --resume"),
+        ("--plan-options", "--spacing 0,1,1", "millimetres are positive"),
+        ("--label-options", "--threshold 2", "must lie between 0 and 1"),
+        ("--label-options", "--device cpu", "--device"),
+    ] {
+        run(&phantoms, "unborn", &[option, text]).expect(2, &[option, piece]);
+    }
+    assert!(!phantoms.at("unborn").exists(), "nothing runs before its options are right");
     run(&phantoms, "other", &["--label-options", "--nonsense"]).expect(2, &["--label-options", "--nonsense"]);
     run(&phantoms, "other", &["--train-options", "--no-validation"]).expect(2, &["what a round re-labels; leave it out"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
