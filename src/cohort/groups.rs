@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The rule that gives a case its group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Grouping {
     /// All cases form one group.
     One,
@@ -30,6 +30,18 @@ pub struct Assignment {
 }
 
 impl Grouping {
+    /// By a table, an expression, or neither.
+    ///
+    /// # Errors
+    /// As [`Grouping::from_file`] and [`Grouping::from_pattern`].
+    pub fn of(table: Option<&Path>, pattern: Option<&str>) -> Result<Self> {
+        match (table, pattern) {
+            (Some(file), _) => Self::from_file(file),
+            (None, Some(pattern)) => Self::from_pattern(pattern),
+            (None, None) => Ok(Self::One),
+        }
+    }
+
     /// Reads lines `case,group`, with or without a heading line of these words.
     ///
     /// # Errors

@@ -36,11 +36,7 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
         PresetArg::Monai => Preset::Monai,
         PresetArg::Simpleitk => Preset::SimpleItk,
     };
-    let grouping = match (&args.groups, &args.group_regex) {
-        (Some(file), _) => Grouping::from_file(file)?,
-        (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
-        (None, None) => Grouping::One,
-    };
+    let grouping = Grouping::of(args.groups.as_deref(), args.group_regex.as_deref())?;
     Ok(Request {
         predictions: args.predictions.clone(),
         references: args.references.clone(),

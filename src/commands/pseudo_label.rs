@@ -148,11 +148,7 @@ fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
     if args.lanes == Some(0) {
         bad_input!("--lanes 0: at least one lane has to step");
     }
-    let grouping = match (&args.groups, &args.group_regex) {
-        (Some(file), _) => Grouping::from_file(file)?,
-        (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
-        (None, None) => Grouping::One,
-    };
+    let grouping = Grouping::of(args.groups.as_deref(), args.group_regex.as_deref())?;
     let mut cohort = discover::discover(&args.labelled, &args.unlabelled, args.channel)?;
     cohort.keep_only(&args.cases)?;
     let assignment = grouping.assign(&cohort)?;

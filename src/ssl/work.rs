@@ -65,11 +65,7 @@ impl<'a> Work<'a> {
     /// Folders without cases, labels that cannot be read, groups that make no sense.
     pub fn new(settings: Settings, out: &Path, commands: &'a Commands<'a>, device: &'a Device, stop: &'a Stop) -> Result<Self> {
         let cohort = discover(&settings.labelled, &settings.unlabelled, 0)?;
-        let grouping = match (&settings.groups, &settings.group_regex) {
-            (Some(file), _) => Grouping::from_file(file)?,
-            (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
-            (None, None) => Grouping::One,
-        };
+        let grouping = Grouping::of(settings.groups.as_deref(), settings.group_regex.as_deref())?;
         grouping.assign(&cohort)?;
         let test = settings.test.as_deref().map(test_cases).transpose()?.unwrap_or_default();
         let files = test.iter().flat_map(|case| [&case.image, &case.labels]);
@@ -388,11 +384,6 @@ impl<'a> Work<'a> {
 
     /// How good that is: Dice, largest HD and HD95 by class and group. How many cases could not be compared.
     pub(super) fn score(&self, round: usize) -> Result<usize> {
-        let grouping = match (&self.settings.groups, &self.settings.group_regex) {
-            (Some(file), _) => Grouping::from_file(file)?,
-            (None, Some(pattern)) => Grouping::from_pattern(pattern)?,
-            (None, None) => Grouping::One,
-        };
         let request = Request {
             predictions: self.places.test_masks(round),
             references: self.places.test().join("labelsTs"),
@@ -401,7 +392,7 @@ impl<'a> Work<'a> {
             tolerances_mm: Vec::new(),
             classes: (1..self.description.labels.len() as u16).collect(),
             ignored: None,
-            grouping,
+            grouping: self.grouping.clone(),
             seed: self.settings.seed,
         };
         let evaluation = self.device.install(|| request.run(self.stop))?;
