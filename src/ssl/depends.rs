@@ -4,7 +4,6 @@ use crate::cohort::postprocessing;
 use crate::ssl::round::Member;
 use crate::ssl::steps::Step;
 use crate::ssl::work::Work;
-use crate::unet::plan::Plans;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -78,12 +77,9 @@ impl Work<'_> {
     }
 
     fn training_files(&self, round: usize, fold: usize) -> Result<Files> {
-        let (places, prepared) = (&self.places, self.places.of_round(round, "preprocessed"));
-        let arrays = prepared.join(&Plans::read(&places.plans())?.configuration.data_identifier);
-        let mut files = vec![
-            ("plans".to_owned(), places.plans()),
-            ("folds".to_owned(), prepared.join("splits_final.json")),
-        ];
+        let (places, arrays) = (&self.places, self.places.arrays(round));
+        let splits = places.of_round(round, "preprocessed/splits_final.json");
+        let mut files = vec![("plans".to_owned(), places.plans()), ("folds".to_owned(), splits)];
         for member in self.labelled().into_iter().chain(self.pseudo_labelled(0)?) {
             let file = arrays.join(format!("{}.json", member.name));
             files.push((format!("preprocessed {}", member.name), file));

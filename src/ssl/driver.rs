@@ -7,7 +7,6 @@ use crate::cohort::presence::{Claim, is_any_claimed, is_busy, is_claimed};
 use crate::cohort::runner::Exit;
 use crate::messages::Level;
 use crate::ssl::agreement::Agreement;
-use crate::ssl::folds::FOLDS;
 use crate::ssl::settings::Origin;
 use crate::ssl::status::is_lost;
 use crate::ssl::steps::{Known, Step};
@@ -248,13 +247,7 @@ impl<'a> Driver<'a> {
             self.announce(step)?;
         }
         let begun = begin();
-        let exit = match step {
-            Step::LabelCase(case) => work.label(Some(case))?,
-            Step::Preprocess(round) => work.preprocess(*round)?,
-            Step::Test(round) => work.test(*round)?,
-            Step::Label => work.label(None)?,
-            Step::Plan | Step::Train(..) | Step::Relabel(_) | Step::Model => Exit::Done,
-        };
+        let exit = work.perform(step, self.known()?.last_round())?;
         drop(part);
         self.some_failed |= matches!(exit, Exit::SomeFailed | Exit::Elsewhere(true));
         let claim = match exit {
@@ -284,23 +277,14 @@ impl<'a> Driver<'a> {
         }
         self.announce(step)?;
         self.journal.append(&name, Event::Started, None, "")?;
-        let (begun, work) = (begin(), self.work);
-        match step {
-            Step::Plan => work.plan()?,
-            Step::Train(round, fold) => work.train(*round, *fold)?,
-            Step::Relabel(round) => work.relabel(*round)?,
-            Step::Model => work.model(self.known()?.last_round())?,
-            Step::Label | Step::LabelCase(_) | Step::Preprocess(_) | Step::Test(_) => {}
-        }
+        let begun = begin();
+        self.work.perform(step, self.known()?.last_round())?;
         self.close(step, begun, Some(before), claim)
     }
 
     /// Tells that a step begins.
     fn announce(&self, step: &Step) -> Result<()> {
-        let mut known = self.known()?;
-        if known.folds == 0 {
-            known.folds = FOLDS.min(self.work.unlabelled().count()); // as it will be, if all can be labelled
-        }
+        let known = self.known()?.expecting(self.work.unlabelled().count());
         let steps = known.steps();
         let place = steps.iter().position(|one| one == step);
         let place = place.map_or(String::new(), |at| format!("[{} of {}] ", at + 1, steps.len()));

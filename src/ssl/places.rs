@@ -36,6 +36,11 @@ impl Places {
         self.0.join("rounds").join(round_name(round)).join(name)
     }
 
+    /// A round's cases, preprocessed.
+    pub fn arrays(&self, round: usize) -> PathBuf {
+        self.of_round(round, "preprocessed").join(DATA_IDENTIFIER)
+    }
+
     /// A round's network.
     pub fn checkpoint(&self, round: usize, fold: usize) -> PathBuf {
         self.of_round(round, "model").join(format!("fold_{fold}")).join(FINAL)
@@ -52,7 +57,7 @@ impl Places {
     pub fn shared(&self, step: &Step) -> Option<PathBuf> {
         match step {
             Step::Label | Step::LabelCase(_) => Some(self.pseudo_labels(0)),
-            Step::Preprocess(round) => Some(self.of_round(*round, "preprocessed").join(DATA_IDENTIFIER)),
+            Step::Preprocess(round) => Some(self.arrays(*round)),
             Step::Test(round) => Some(self.test_masks(*round)),
             Step::Plan | Step::Train(..) | Step::Relabel(_) | Step::Model => None,
         }

@@ -86,10 +86,7 @@ impl Status {
     /// Files that cannot be read.
     pub fn planned(work: &Work<'_>) -> Result<Self> {
         let cases = work.unlabelled().count();
-        let mut known = known(work.places.out(), &work.settings)?;
-        if known.folds == 0 {
-            known.folds = crate::ssl::folds::FOLDS.min(cases);
-        }
+        let known = known(work.places.out(), &work.settings)?.expecting(cases);
         Self::look(work.places.out(), &known, Some(cases))
     }
 

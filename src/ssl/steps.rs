@@ -1,6 +1,7 @@
 //! The steps of a run and what each needs: the arrows of Algorithm 1 of SSL-MedSAM2.
 
 use crate::bad_input;
+use crate::ssl::folds::FOLDS;
 use crate::ssl::places::round_name;
 use anyhow::{Error, Result};
 use std::fmt;
@@ -47,6 +48,12 @@ impl Known {
     pub fn last_round(&self) -> usize {
         let settled = self.agreements.iter().position(|dice| *dice >= self.settled);
         settled.map_or(self.rounds, |at| at + 1).min(self.rounds)
+    }
+
+    /// With the folds there will be, should all of so many cases be labelled.
+    pub fn expecting(self, cases: usize) -> Self {
+        let folds = if self.folds == 0 { FOLDS.min(cases) } else { self.folds };
+        Self { folds, ..self }
     }
 
     /// Whether the labels have settled.

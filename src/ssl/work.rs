@@ -14,6 +14,7 @@ use crate::ssl::folds::{FOLDS, folds};
 use crate::ssl::places::Places;
 use crate::ssl::round::{Description, Member, write_dataset, write_if_changed, write_splits};
 use crate::ssl::settings::Settings;
+use crate::ssl::steps::Step;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
 use crate::unet::trainer::fold::{FINAL, is_of_other_settings};
@@ -123,6 +124,24 @@ impl<'a> Work<'a> {
         Ok(exit)
     }
 
+    /// Does a step; `last_round` is the last that is known.
+    ///
+    /// # Errors
+    /// What keeps it from being done.
+    pub fn perform(&self, step: &Step, last_round: usize) -> Result<Exit> {
+        let done = |result: Result<()>| result.map(|()| Exit::Done);
+        match step {
+            Step::Label => self.label(None),
+            Step::LabelCase(case) => self.label(Some(case)),
+            Step::Plan => done(self.plan()),
+            Step::Preprocess(round) => self.preprocess(*round),
+            Step::Train(round, fold) => done(self.train(*round, *fold)),
+            Step::Relabel(round) => done(self.relabel(*round)),
+            Step::Test(round) => self.test(*round),
+            Step::Model => done(self.model(last_round)),
+        }
+    }
+
     /// The labelled cases, as members of a data set.
     pub fn labelled(&self) -> Vec<Member> {
         let cases = self.cohort.labelled.iter();
@@ -216,7 +235,7 @@ impl<'a> Work<'a> {
     }
 
     /// The initial pseudo-labels, of all cases or one.
-    pub(super) fn label(&self, case: Option<&str>) -> Result<Exit> {
+    fn label(&self, case: Option<&str>) -> Result<Exit> {
         self.tffs(self.label_words(), case)
     }
 
@@ -244,7 +263,7 @@ impl<'a> Work<'a> {
     }
 
     /// One plan for all rounds, so that their networks compare. Networks of another plan are removed, in an order that a killed process may break off anywhere.
-    pub(super) fn plan(&self) -> Result<()> {
+    fn plan(&self) -> Result<()> {
         let (file, out) = (self.places.plans(), self.places.out());
         let [new, rounds, old] = ["plans.new", "rounds", "rounds.old"].map(|name| out.join(name));
         [&new, &old].into_iter().try_for_each(|folder| remove(folder))?;
@@ -269,7 +288,7 @@ impl<'a> Work<'a> {
     }
 
     /// The cases of a round, ready for training.
-    pub(super) fn preprocess(&self, round: usize) -> Result<Exit> {
+    fn preprocess(&self, round: usize) -> Result<Exit> {
         let (dataset, out) = (self.dataset(round)?, self.places.of_round(round, "preprocessed"));
         write_splits(&out, &self.labelled(), &self.folds()?)?;
         let names: String = self.folds()?.iter().flatten().map(|name| format!("{name}\n")).collect();
@@ -287,7 +306,7 @@ impl<'a> Work<'a> {
     }
 
     /// A round's fold; it segments the cases it never saw in the end.
-    pub(super) fn train(&self, round: usize, fold: usize) -> Result<()> {
+    fn train(&self, round: usize, fold: usize) -> Result<()> {
         let [preprocessed, model] = ["preprocessed", "model"].map(|name| self.places.of_round(round, name));
         let (before, pseudo) = (
             self.places.checkpoint(round.saturating_sub(1), fold),
@@ -333,7 +352,7 @@ impl<'a> Work<'a> {
     }
 
     /// Collects a round's pseudo-labels, largest components kept where all held-out cases together say that it helps, and compares them with those before.
-    pub(super) fn relabel(&self, round: usize) -> Result<()> {
+    fn relabel(&self, round: usize) -> Result<()> {
         let postprocessing = Postprocessing::read(&self.places.of_round(round, "model"))?;
         let out = self.places.pseudo_labels(round);
         fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
@@ -354,7 +373,7 @@ impl<'a> Work<'a> {
     }
 
     /// What a round makes of the test cases.
-    pub(super) fn test(&self, round: usize) -> Result<Exit> {
+    fn test(&self, round: usize) -> Result<Exit> {
         let links = self.places.test();
         let mut wanted = BTreeSet::new();
         for case in &self.test {
@@ -401,7 +420,7 @@ impl<'a> Work<'a> {
     }
 
     /// The networks of the last round as the product.
-    pub(super) fn model(&self, last: usize) -> Result<()> {
+    fn model(&self, last: usize) -> Result<()> {
         let (from, to) = (self.places.of_round(last, "model"), self.places.model());
         for file in ["plans.json", "dataset.json", postprocessing::FILE] {
             copy(&from.join(file), &to.join(file))?;
