@@ -55,31 +55,28 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     }
     output::prepare(&args.out, &work.input_folders(), [].iter())?;
     let mut driver = Driver::new(&work, &origins)?;
-    match only {
-        Some(step) => {
-            let exit = driver.only(&step)?;
-            if step == Step::Model {
-                finish(&args.out, &device, args.json)?;
-            }
-            Ok(exit)
-        }
-        None => {
-            let exit = driver.all()?;
-            finish(&args.out, &device, args.json)?;
-            Ok(exit)
-        }
+    let exit = match &only {
+        Some(step) => driver.only(step)?,
+        None => driver.all()?,
+    };
+    if only.is_some_and(|step| step != Step::Model) {
+        return Ok(exit); // others are to come
     }
+    let summary = write_results(&args.out, &device)?;
+    if args.json {
+        messages::data_json(&summary)?;
+    } else {
+        messages::data(&summary.table())?;
+    }
+    Ok(exit)
 }
 
-/// Summary, report and table of a finished run.
-fn finish(out: &Path, device: &Device, json: bool) -> Result<()> {
+/// Writes the summary and the report of a run, as far as it is.
+fn write_results(out: &Path, device: &Device) -> Result<Summary> {
     let summary = Summary::of(out)?;
     summary.write()?;
     device.install(|| report::write(out, &summary))?;
-    if json {
-        return messages::data_json(&summary);
-    }
-    messages::data(&summary.table())
+    Ok(summary)
 }
 
 pub(super) fn status(args: &StatusArgs) -> Result<Exit> {
@@ -94,9 +91,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<Exit> {
 
 pub(super) fn report(args: &ReportArgs) -> Result<Exit> {
     let device = Device::cpu(thread_count(args.threads)?)?;
-    let summary = Summary::of(&args.out)?;
-    summary.write()?;
-    device.install(|| report::write(&args.out, &summary))?;
+    write_results(&args.out, &device)?;
     note!("wrote {}", Places::new(&args.out).report().display());
     Ok(Exit::Done)
 }
