@@ -38,11 +38,6 @@ pub fn remove(folder: &Path, case: &str) -> Result<()> {
     }
 }
 
-/// How many cases are on the list.
-pub fn count(folder: &Path) -> usize {
-    Failures::read(folder).rows.len()
-}
-
 impl Failures {
     /// Reads the list; rows that cannot be read are forgotten.
     fn read(folder: &Path) -> Self {

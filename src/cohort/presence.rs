@@ -164,7 +164,7 @@ fn locks(folder: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// Whether someone in `out` works on anything, as far as can be told.
 pub fn is_busy(out: &Path) -> bool {
-    locks(&out.join(FOLDER)).any(|path| is_locked(&path))
+    is_any_claimed(out, "")
 }
 
 fn is_locked(path: &Path) -> bool {
