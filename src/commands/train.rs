@@ -16,6 +16,7 @@ use crate::unet::fingerprint::fingerprint;
 use crate::unet::memory;
 use crate::unet::plan::{Overrides, plan};
 use crate::unet::trainer::fold::{self, Outcome, Prepared, Request};
+use crate::unet::trainer::schedule::{epoch_seconds, validation_iterations};
 use crate::{bad_input, note, warning};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -127,7 +128,7 @@ pub(super) fn request(args: &TrainArgs) -> Result<Request> {
     })
 }
 
-/// The most seconds that a network's training takes, if a step with its share of validation takes `step_seconds`.
+/// The most seconds that a network's training takes, if a step takes `step_seconds`.
 pub(super) fn longest_seconds(args: &TrainArgs, step_seconds: f64) -> Result<f64> {
     let Request {
         epochs,
@@ -135,7 +136,7 @@ pub(super) fn longest_seconds(args: &TrainArgs, step_seconds: f64) -> Result<f64
         time_budget,
         ..
     } = request(args)?;
-    let all = epochs as f64 * iterations as f64 * step_seconds;
+    let all = epochs as f64 * epoch_seconds(step_seconds, iterations, validation_iterations(iterations));
     Ok(time_budget.map_or(all, |budget| budget.min(all)))
 }
 

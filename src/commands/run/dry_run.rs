@@ -18,9 +18,6 @@ use anyhow::{Result, anyhow};
 use serde::Serialize;
 use std::ffi::OsString;
 
-/// Seconds of a batch of validation, of those of a step, and batches of validation for each step.
-const VALIDATION: f64 = 0.35 / 5.0;
-
 #[derive(Serialize)]
 struct Shown {
     status: Status,
@@ -85,7 +82,7 @@ fn training(work: &Work<'_>, folds: usize) -> Result<Training> {
         &["train", "DATASET", "--out", "OUT"],
         ("--train-options", &work.settings.train_options),
     )? {
-        Command::Train(args) => train::longest_seconds(&args, step_seconds * (1.0 + VALIDATION))?,
+        Command::Train(args) => train::longest_seconds(&args, step_seconds)?,
         _ => return Err(anyhow!("train is another command")),
     };
     Ok(Training {

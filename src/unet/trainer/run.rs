@@ -3,7 +3,7 @@
 use super::batches::{Batch, Feed, Purpose, ahead};
 use super::checkpoint::{Course, State};
 use super::history::{Epoch, Progress};
-use super::schedule::{epochs_within, learning_rate};
+use super::schedule::{epoch_seconds, epochs_within, learning_rate};
 use crate::atomic_file::is_disk_full;
 use crate::clock;
 use crate::device::Device;
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Steps after whose speed a time budget becomes a number of epochs.
 const TIMED_STEPS: usize = 5;
-/// Seconds of a batch of validation, of those of a step.
-const VALIDATION_COST: f64 = 0.35;
 
 /// How a run is to go.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,8 +156,8 @@ impl Run<'_> {
         let steps = course.running.batches.min(self.settings.iterations).saturating_sub(first);
         if steps >= TIMED_STEPS || course.running.batches >= self.settings.iterations {
             let step = since.elapsed().as_secs_f64() / steps.max(1) as f64;
-            let batches = self.settings.iterations as f64 + VALIDATION_COST * self.settings.validation_iterations as f64;
-            course.epochs = epochs_within(budget, step * batches, self.settings.epochs);
+            let epoch = epoch_seconds(step, self.settings.iterations, self.settings.validation_iterations);
+            course.epochs = epochs_within(budget, epoch, self.settings.epochs);
             note!("{step:.2} s a step: {} epochs in {}", course.epochs, clock::spoken(budget));
         }
     }

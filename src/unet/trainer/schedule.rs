@@ -1,5 +1,18 @@
 //! How long training runs and how fast it learns: nnU-Net's polynomial decay, and a number of epochs made of a time budget.
 
+/// Seconds of a batch of validation, of those of a step.
+const VALIDATION_COST: f64 = 0.35;
+
+/// Batches of validation of an epoch of so many steps: of nnU-Net's 250, 50.
+pub fn validation_iterations(iterations: usize) -> usize {
+    iterations.div_ceil(5)
+}
+
+/// Seconds of an epoch whose steps take `step_seconds`.
+pub fn epoch_seconds(step_seconds: f64, iterations: usize, validation_iterations: usize) -> f64 {
+    step_seconds * (iterations as f64 + VALIDATION_COST * validation_iterations as f64)
+}
+
 /// The first learning rate.
 pub const LEARNING_RATE: f64 = 0.01;
 /// Of the decay.
