@@ -337,6 +337,10 @@ fn damaged_checkpoints_give_way_to_the_one_before_and_other_settings_are_refused
     .unwrap_err();
     assert!(error.to_string().contains("holds no checkpoint to go on from"), "{error:#}");
     train(&prepared, &other, &device, &stop).unwrap();
+    // A network of which nobody knows what it was trained with is not taken for this one.
+    fs::remove_file(out.join("fold_1/training.json")).unwrap();
+    let error = train(&prepared, &other, &device, &stop).unwrap_err().to_string();
+    assert!(error.contains("holds a network, but no training.json"), "{error}");
 }
 
 #[test]

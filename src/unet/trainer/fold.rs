@@ -3,7 +3,7 @@
 use super::batches::{Case, Feed, reductions};
 use super::checkpoint::{self, State};
 use super::run::{Run, Settings};
-use super::schedule::learning_rate;
+use super::schedule::{learning_rate, validation_iterations};
 use crate::device::Device;
 use crate::error::InputError;
 use crate::keyed_rng::keyed_rng;
@@ -196,8 +196,7 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     let settings = Settings {
         epochs: request.epochs,
         iterations: request.iterations,
-        // Of nnU-Net's 250 and 50.
-        validation_iterations: request.iterations.div_ceil(5),
+        validation_iterations: validation_iterations(request.iterations),
         time_budget: request.time_budget,
         patience: request.patience,
         checkpoint_seconds: request.checkpoint_seconds,
@@ -378,15 +377,14 @@ pub fn restart(out: &Path, fold: Fold) -> Result<()> {
         return Ok(());
     }
     let _lock = lock(&folder)?;
-    // The settings last: without them, nothing says that what is left belongs to other ones.
-    for (name, then) in [(FINAL, true), (SETTINGS, false)] {
+    let remove = |name: &str| {
         let path = folder.join(name);
-        if path.is_file() {
-            fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+        match path.is_file() {
+            true => fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display())),
+            false => Ok(()),
         }
-        if then {
-            checkpoint::remove(&folder);
-        }
-    }
-    Ok(())
+    };
+    remove(FINAL)?;
+    checkpoint::remove(&folder);
+    remove(SETTINGS) // last: without them, nothing says that what is left belongs to other ones
 }
