@@ -75,6 +75,14 @@ pub fn remove_leftovers(folder: &Path) -> usize {
         .count()
 }
 
+/// The same in `folder` and all folders below it, but not through links.
+pub fn remove_leftovers_below(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let below: usize = folders.map(|entry| remove_leftovers_below(&entry.path())).sum();
+    below + remove_leftovers(folder)
+}
+
 /// Whether `error` comes from a full disk or an exhausted quota, which the next file would meet as well.
 pub fn is_disk_full(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_full)
@@ -161,6 +169,11 @@ mod tests {
         fs::write(folder.path().join("mask.nii.gz"), b"whole").unwrap();
         assert_eq!(remove_leftovers(folder.path()), 1);
         assert_eq!(names(folder.path()), ["mask.nii.gz"]);
+        let below = folder.path().join("rounds/round_1");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join(format!("{TEMPORARY_PREFIX}abc")), b"half").unwrap();
+        assert_eq!((remove_leftovers(folder.path()), remove_leftovers_below(folder.path())), (0, 1));
+        assert!(names(&below).is_empty());
     }
 
     #[test]

@@ -4,19 +4,23 @@
 use crate::{bad_input, machine};
 use anyhow::{Context, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const FOLDER: &str = ".claims";
+/// Locked by whoever enters or leaves, so that one does at a time; one that is alone keeps it locked, and others wait.
+const DOOR: &str = "door";
+/// Shared by all who are here; says what they work by.
 const PRESENT: &str = "present";
 
 /// That this process works in a folder. While it is alone, others wait for it to [let them in](Presence::let_others_in).
 #[derive(Debug)]
 pub struct Presence {
     folder: PathBuf,
+    /// While it is alone.
+    door: Option<File>,
     /// None where the file system knows no locks.
     present: Option<File>,
-    is_alone: bool,
 }
 
 /// That this process works on something; until it is dropped, nobody else does.
@@ -28,7 +32,7 @@ pub struct Claim {
 
 enum Locked {
     Mine(File),
-    Elsewhere(File),
+    Elsewhere,
     Unknown,
 }
 
@@ -39,28 +43,31 @@ impl Presence {
     /// A folder that cannot be written to.
     pub fn enter(out: &Path) -> Result<Self> {
         let folder = out.join(FOLDER);
-        let path = folder.join(PRESENT);
-        let (present, is_alone) = loop {
-            match lock(&path)? {
-                Locked::Mine(file) => break (Some(file), true),
-                Locked::Unknown => break (None, false),
-                Locked::Elsewhere(file) => {
-                    // Waits only for one that is alone and about to let others in, or to leave.
-                    if file.lock_shared().is_err() {
-                        break (None, false);
-                    }
-                    if is_still(&file, &path) {
-                        break (Some(file), false);
-                    }
-                }
-            }
+        let Some(door) = open_door(&folder)? else {
+            return Ok(Self {
+                folder,
+                door: None,
+                present: None,
+            });
         };
-        Ok(Self { folder, present, is_alone })
+        let present = open(&folder.join(PRESENT))?;
+        let is_alone = present.try_lock().is_ok();
+        let is_known = present.lock_shared().is_ok();
+        Ok(Self {
+            folder,
+            door: (is_alone && is_known).then_some(door),
+            present: is_known.then_some(present),
+        })
     }
 
     /// Whether nobody else is here for certain, so that what a killed process left behind may be removed.
     pub fn is_alone(&self) -> bool {
-        self.is_alone
+        self.door.is_some()
+    }
+
+    /// Whether it is up to this process to write what all who work here share: not if another one has, who let this one in.
+    pub fn is_first(&self) -> bool {
+        self.is_alone() || self.present.is_none()
     }
 
     /// Says what this process works by, and lets others in that work by the same.
@@ -71,12 +78,12 @@ impl Presence {
         let Some(file) = &mut self.present else { return Ok(()) };
         let place = || format!("cannot share {}", self.folder.display());
         file.seek(SeekFrom::Start(0)).with_context(place)?;
-        if self.is_alone {
+        if self.door.is_some() {
             file.set_len(0)
                 .and_then(|()| file.write_all(conditions.as_bytes()))
                 .with_context(place)?;
-            self.is_alone = false;
-            return file.lock_shared().with_context(place);
+            self.door = None;
+            return Ok(());
         }
         let mut theirs = String::new();
         file.read_to_string(&mut theirs).with_context(place)?;
@@ -97,7 +104,7 @@ impl Presence {
         let path = lock_path(&self.folder, name);
         Ok(match lock(&path)? {
             Locked::Mine(file) => Some(Claim { file: Some(file), path }),
-            Locked::Elsewhere(_) => None,
+            Locked::Elsewhere => None,
             Locked::Unknown => Some(Claim { file: None, path }),
         })
     }
@@ -116,15 +123,18 @@ impl Presence {
 impl Drop for Presence {
     /// The last one out takes the locks' folder away.
     fn drop(&mut self) {
-        let is_last = self.is_alone || self.present.as_ref().is_some_and(|file| file.try_lock().is_ok());
-        if !is_last && self.present.is_some() {
-            return;
+        if let Some(present) = &self.present {
+            if self.door.is_none() {
+                self.door = open_door(&self.folder).ok().flatten();
+            }
+            if self.door.is_none() || present.try_lock().is_err() {
+                return;
+            }
         }
-        // Of killed processes; then what keeps newcomers waiting; then the folder, unless one of them made a file there meanwhile.
+        // Locks of killed processes; the door last: whoever waits there finds out by `is_still`.
         locks(&self.folder).for_each(|path| drop(fs::remove_file(path)));
-        let path = self.folder.join(PRESENT);
-        if self.present.as_ref().is_none_or(|file| is_still(file, &path)) {
-            let _ = fs::remove_file(&path);
+        for name in [PRESENT, DOOR] {
+            let _ = fs::remove_file(self.folder.join(name));
         }
         let _ = fs::remove_dir(&self.folder);
     }
@@ -171,26 +181,47 @@ fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// Opens and locks a file that its owner removes.
+/// Waits for the door of a folder of locks and locks it; none where the file system knows no locks.
+fn open_door(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join(DOOR);
+    loop {
+        let file = open(&path)?;
+        match file.lock() {
+            Ok(()) if is_still(&file, &path) => return Ok(Some(file)),
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Not every network file system knows locks; everything works without them, for one process at a time.
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Locks a file that its owner removes.
 fn lock(path: &Path) -> Result<Locked> {
+    loop {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) if is_still(&file, path) => return Ok(Locked::Mine(file)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Locked::Elsewhere),
+            Err(TryLockError::Error(_)) => return Ok(Locked::Unknown),
+        }
+    }
+}
+
+/// Opens or creates a file in a folder that the last one out removes.
+fn open(path: &Path) -> Result<File> {
     let folder = path.parent().unwrap_or(path);
     loop {
         let opened = fs::create_dir_all(folder).and_then(|()| {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false).open(path)
         });
-        let file = match opened {
-            Ok(file) => file,
+        match opened {
+            Ok(file) => return Ok(file),
             // The folder went away in between: its last user left.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && folder.parent().is_some_and(Path::is_dir) => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound && folder.parent().is_some_and(Path::is_dir) => {}
             Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-        };
-        match file.try_lock() {
-            Ok(()) if is_still(&file, path) => return Ok(Locked::Mine(file)),
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Locked::Elsewhere(file)),
-            // Not every network file system knows locks; everything works without them, for one process at a time.
-            Err(TryLockError::Error(_)) => return Ok(Locked::Unknown),
         }
     }
 }
@@ -217,6 +248,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
+    use std::time::Duration;
 
     #[test]
     fn one_has_a_thing_until_it_lets_go() {
@@ -259,6 +291,25 @@ mod tests {
             error.contains("another hpc-seg is at work in") && error.contains("with other settings"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn who_waited_for_one_that_was_killed_is_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut killed = Presence::enter(folder.path()).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| Presence::enter(folder.path()).unwrap());
+            thread::sleep(Duration::from_millis(50));
+            assert!(!waiting.is_finished());
+            // The system closes its files; nothing of its own runs any more.
+            let files = (killed.present.take(), killed.door.take());
+            std::mem::forget(killed);
+            drop(files);
+            let mut next = waiting.join().unwrap();
+            assert!(next.is_alone());
+            next.let_others_in("settings").unwrap();
+            assert!(!Presence::enter(folder.path()).unwrap().is_alone());
+        });
     }
 
     #[test]

@@ -42,12 +42,13 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
     let references = args.out.join(REFERENCES);
     let inputs = [args.dataset.join("imagesTr"), args.dataset.join("labelsTr")];
     output::prepare(&folder, &inputs, tasks.iter().flat_map(|task| &task.outputs))?;
-    write_json(&args.out.join("dataset.json"), &dataset.json)?;
-    write_json(&args.out.join("nnUNetPlans.json"), &plans.to_json())?;
-    let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
-    let splits = args.out.join("splits_final.json");
-    if !splits.is_file() {
-        write_json(&splits, &five_folds(&names))?;
+    let mut journal = Journal::open(&folder)?;
+    if journal.presence().is_alone() {
+        atomic_file::remove_leftovers(&args.out);
+        atomic_file::remove_leftovers(&references);
+    }
+    if journal.presence().is_first() {
+        write_descriptions(&args.out, &dataset, &plans, &tasks)?;
     }
     let conditions = Conditions {
         weights_sha256: String::new(),
@@ -73,13 +74,24 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
         }
     };
     let workers = (0..threads.div_ceil(THREADS_PER_CASE)).map(|_| worker()).collect();
-    let mut journal = Journal::open(&folder)?;
     let summary = runner::run(&folder, &mut journal, &tasks, &conditions, stop, workers)?;
     note!("{}", summary.line());
     if args.json {
         messages::data_json(&summary)?;
     }
     Ok(summary.exit())
+}
+
+/// What training asks of the folder, besides the cases.
+fn write_descriptions(out: &Path, dataset: &Dataset, plans: &Plans, tasks: &[Task<CaseFiles>]) -> Result<()> {
+    write_json(&out.join("dataset.json"), &dataset.json)?;
+    write_json(&out.join("nnUNetPlans.json"), &plans.to_json())?;
+    let splits = out.join("splits_final.json");
+    if splits.is_file() {
+        return Ok(());
+    }
+    let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
+    write_json(&splits, &five_folds(&names))
 }
 
 /// A copy of the label as it is, which predictions of held-out cases are compared with.

@@ -53,7 +53,7 @@ impl<'a> Driver<'a> {
     pub fn new(work: &'a Work<'a>, origins: &BTreeMap<String, Origin>) -> Result<Self> {
         let mut journal = Journal::open(work.places.out())?;
         if journal.presence().is_alone() {
-            atomic_file::remove_leftovers(work.places.out());
+            atomic_file::remove_leftovers_below(work.places.out());
         }
         journal.presence().let_others_in(&serde_json::to_string(&work.settings)?)?;
         work.settings.write(work.places.out(), origins)?;

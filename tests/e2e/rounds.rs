@@ -150,7 +150,12 @@ fn labels_go_through_rounds_and_runs_that_are_killed_or_shared_end_the_same() {
         child.wait().unwrap();
     }
     assert!(killed > 5, "most runs were over before they were killed");
+    leave_half_written_files(&phantoms.at("killed"));
     run(&phantoms, "killed", &["--test", test]).expect(0, &[]);
+    let half = files_below(&phantoms.at("killed"))
+        .into_iter()
+        .find(|file| file.contains(".hpc-seg-"));
+    assert_eq!(half, None);
     let after = results(&phantoms, "killed");
     assert_eq!(after.0.keys().collect::<Vec<_>>(), expected.0.keys().collect::<Vec<_>>());
     for (file, bytes) in &expected.0 {
@@ -177,6 +182,14 @@ fn labels_go_through_rounds_and_runs_that_are_killed_or_shared_end_the_same() {
     done.dedup_by(|a, b| a.0 == b.0);
     assert_eq!(done.len(), count, "a step was done twice");
     assert!(!phantoms.at("shared/.claims").exists());
+}
+
+/// What a kill at the worst moments leaves.
+fn leave_half_written_files(out: &Path) {
+    for folder in ["model/fold_0", "pseudo_labels/round_1", "rounds/round_1"] {
+        fs::create_dir_all(out.join(folder)).unwrap();
+        fs::write(out.join(folder).join(".hpc-seg-half"), b"half").unwrap();
+    }
 }
 
 fn nobody_trains_on_what_it_relabels(phantoms: &Phantoms) {

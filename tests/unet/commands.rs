@@ -84,6 +84,11 @@ fn preprocessing_killed_at_any_moment_ends_with_the_same_files() {
         child.wait().unwrap();
     }
     assert!(interrupted > 0, "every run was over before it was killed");
+    // What a kill at the worst moments leaves.
+    for folder in ["killed", "killed/gt_segmentations", "killed/nnUNetPlans_3d_fullres"] {
+        fs::create_dir_all(phantoms.at(folder)).unwrap();
+        fs::write(phantoms.at(folder).join(".hpc-seg-half"), b"half").unwrap();
+    }
     preprocessed(&phantoms, "killed", &[]).expect(0, &[]);
     assert!(results(&phantoms, "whole") == results(&phantoms, "killed"));
 }

@@ -148,13 +148,15 @@ fn training_killed_at_any_moment_ends_with_the_same_weights() {
         child.wait().unwrap();
     }
     assert!(killed > 0, "every run was over before it was killed");
+    // What a kill at the worst moment leaves.
+    fs::write(phantoms.at("out/fold_0/.hpc-seg-half"), b"half a checkpoint").unwrap();
     trained(&phantoms, "pre", "out", &course).expect(0, &[]);
     assert!(weights(&phantoms, "unbroken") == weights(&phantoms, "out"));
     let left = fs::read_dir(phantoms.at("out/fold_0"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let unfinished: Vec<String> = left
-        .filter(|name| name.starts_with("checkpoint_") && name != "checkpoint_final.pth")
+        .filter(|name| name.starts_with(".hpc-seg-") || name.starts_with("checkpoint_") && name != "checkpoint_final.pth")
         .collect();
     assert!(unfinished.is_empty(), "{unfinished:?}");
 }

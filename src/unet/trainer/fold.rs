@@ -164,6 +164,7 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     let folder = request.out.join(format!("fold_{}", request.fold));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
     let _lock = lock(&folder)?;
+    atomic_file::remove_leftovers(&folder);
     let split = prepared.split(request.fold);
     if split.train.is_empty() || split.val.is_empty() {
         bad_input!(
