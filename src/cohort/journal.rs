@@ -34,6 +34,8 @@ pub enum Event {
     Skipped,
     /// A signal ended the work on it.
     Stopped,
+    /// This process took part in the work on it, which another one ends.
+    Shared,
 }
 
 /// What a result depends on.
@@ -122,7 +124,7 @@ pub struct Entry {
     /// What the result depends on; with `done`.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
-    /// What it took; with `done`, where it was measured.
+    /// What it took; with `done` and `shared`, where it was measured.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub cost: Option<Cost>,
     /// The stage that failed and the error; with `failed`.
@@ -149,10 +151,20 @@ impl Entry {
 /// What a piece of work took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Wall-clock seconds.
+    /// Wall-clock seconds, of every process that took part.
     pub seconds: f64,
-    /// The most memory that the process held meanwhile; none where the system does not tell.
+    /// The most memory that one of them held meanwhile; none where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
+}
+
+impl Cost {
+    /// Of both.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            seconds: self.seconds + other.seconds,
+            peak_memory_bytes: self.peak_memory_bytes.max(other.peak_memory_bytes),
+        }
+    }
 }
 
 /// Whether a case has to be worked on.
@@ -174,6 +186,8 @@ pub struct Journal {
     presence: Presence,
     finished: HashMap<String, Fingerprint>,
     latest: BTreeMap<String, Entry>,
+    /// What processes put into cases that are not done yet.
+    shared: BTreeMap<String, Cost>,
     /// How much of the file is taken in.
     read: u64,
     unreadable_lines: usize,
@@ -195,6 +209,7 @@ impl Journal {
             presence,
             finished: HashMap::new(),
             latest: BTreeMap::new(),
+            shared: BTreeMap::new(),
             read: 0,
             unreadable_lines: 0,
         };
@@ -340,6 +355,11 @@ impl Journal {
         self.latest.contains_key(case)
     }
 
+    /// What others put into `case`, which is not done yet.
+    pub fn shared(&self, case: &str) -> Option<Cost> {
+        self.shared.get(case).copied()
+    }
+
     /// How many lines could not be read (torn by a crash, or edited).
     pub fn unreadable_lines(&self) -> usize {
         self.unreadable_lines
@@ -359,9 +379,17 @@ impl Journal {
         let case = entry.case.clone();
         match (entry.event, entry.fingerprint.take()) {
             (Event::Done, Some(fingerprint)) => {
+                self.shared.remove(&case);
                 self.finished.insert(case.clone(), fingerprint);
             }
             (Event::Skipped, _) if self.latest.contains_key(&case) => return,
+            (Event::Shared, _) => {
+                if let Some(cost) = entry.cost.filter(|_| !self.finished.contains_key(&case)) {
+                    let sum = self.shared(&case).map_or(cost, |before| before.with(cost));
+                    self.shared.insert(case, sum);
+                }
+                return;
+            }
             // A new attempt may have replaced some outputs and not others, so what was finished before no longer is.
             (Event::Started, _) => {
                 self.finished.remove(&case);
@@ -388,7 +416,7 @@ pub fn latest_in(folder: &Path) -> Result<BTreeMap<String, Entry>> {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
     let mut latest = BTreeMap::new();
-    for entry in entries.filter(|entry| entry.event != Event::Skipped) {
+    for entry in entries.filter(|entry| !matches!(entry.event, Event::Skipped | Event::Shared)) {
         latest.insert(entry.case.clone(), entry);
     }
     Ok(latest)

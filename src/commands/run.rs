@@ -12,7 +12,7 @@ use crate::messages::{self, Level};
 use crate::ssl::driver::Driver;
 use crate::ssl::places::Places;
 use crate::ssl::report;
-use crate::ssl::settings::Settings;
+use crate::ssl::settings::{self, Settings};
 use crate::ssl::status::Status;
 use crate::ssl::steps::Step;
 use crate::ssl::summary::Summary;
@@ -107,8 +107,9 @@ fn check_options(settings: &Settings) -> Result<()> {
         (&*train, "--train-options", &settings.train_options),
     ];
     for (words, option, text) in options {
-        let line = words.split_whitespace().chain(text.split_whitespace()).map(OsString::from);
-        let checked = match parsed(None, line.collect(), (option, text))?.command {
+        let mut line: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+        line.extend(settings::words(option, text)?.into_iter().map(OsString::from));
+        let checked = match parsed(None, line, (option, text))?.command {
             Command::PseudoLabel(args) => pseudo_label::settings(&args).map(drop),
             Command::Plan(args) => plan::overrides(&args).map(drop),
             Command::Train(args) if args.resume || args.restart => {

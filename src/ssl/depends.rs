@@ -2,6 +2,7 @@
 
 use crate::cohort::postprocessing;
 use crate::ssl::round::Member;
+use crate::ssl::settings;
 use crate::ssl::steps::Step;
 use crate::ssl::work::Work;
 use anyhow::Result;
@@ -85,8 +86,14 @@ impl Work<'_> {
             files.push((format!("preprocessed {}", member.name), file));
         }
         // Such as --pretrained's.
-        let named = self.settings.train_options.split_whitespace().map(PathBuf::from);
-        files.extend(named.filter(|path| path.is_file()).map(|path| (path.display().to_string(), path)));
+        let named = settings::words("--train-options", &self.settings.train_options)?;
+        files.extend(
+            named
+                .into_iter()
+                .map(PathBuf::from)
+                .filter(|path| path.is_file())
+                .map(|path| (path.display().to_string(), path)),
+        );
         if self.settings.warm_start && round > 1 {
             files.push(("network before".to_owned(), places.checkpoint(round - 1, fold)));
         }

@@ -257,6 +257,7 @@ impl<'a> Driver<'a> {
         match claim {
             Some(claim) => self.close(step, begun, before, claim),
             None => {
+                self.journal.append_with(&name, Event::Shared, None, Some(cost_since(begun)), "")?;
                 self.left_to_others.insert(step.clone());
                 Ok(Outcome::Elsewhere)
             }
@@ -311,14 +312,13 @@ impl<'a> Driver<'a> {
             if let Step::Test(round) = step {
                 self.some_failed |= work.score(*round)? > 0;
             }
-            let earlier = match step {
-                Step::Train(round, fold) => work.places.trained_seconds(*round, *fold),
-                _ => 0.0,
-            };
-            let cost = Cost {
-                seconds: (begun.elapsed().as_secs_f64().max(earlier) * 1000.0).round() / 1000.0,
-                peak_memory_bytes: machine::peak_memory_bytes(),
-            };
+            let mut cost = cost_since(begun);
+            if let Step::Train(round, fold) = step {
+                cost.seconds = cost.seconds.max(work.places.trained_seconds(*round, *fold));
+            }
+            if let Some(others) = self.journal.shared(&name) {
+                cost = cost.with(others);
+            }
             self.journal.append_with(&name, Event::Done, Some(fingerprint), Some(cost), "")?;
             let memory = cost
                 .peak_memory_bytes
@@ -335,6 +335,14 @@ impl<'a> Driver<'a> {
         let inputs = depends.files.into_iter().map(|(role, path)| Ok((role, self.hashes.of(&path)?)));
         let inputs = inputs.collect::<Result<BTreeMap<_, _>>>()?;
         Ok((Fingerprint::new(inputs, String::new(), depends.settings)?, depends.outputs))
+    }
+}
+
+/// What this process put into a step.
+fn cost_since(begun: Instant) -> Cost {
+    Cost {
+        seconds: (begun.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        peak_memory_bytes: machine::peak_memory_bytes(),
     }
 }
 

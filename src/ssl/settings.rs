@@ -123,7 +123,10 @@ impl Settings {
         if self.groups.is_some() && self.group_regex.is_some() {
             bad_input!("--groups and --group-regex: give one of them");
         }
-        if self.train_options.split_whitespace().any(|word| word == "--no-validation") {
+        words("--label-options", &self.label_options)?;
+        words("--plan-options", &self.plan_options)?;
+        let train = words("--train-options", &self.train_options)?;
+        if train.iter().any(|word| word == "--no-validation") {
             bad_input!("--train-options --no-validation: the held-out cases are what a round re-labels; leave it out");
         }
         Ok(())
@@ -174,6 +177,17 @@ impl Settings {
             bad_input!("{}: holds no {FILE_NAME}; give the --out of an hpc-seg run", out.display());
         }
         Ok(Self::settle(Table::new(), Some(&path))?.0)
+    }
+}
+
+/// The words of the options of steps, which are given as one text, as a shell would split it: `"--pretrained 'my network.pth'"` are two.
+///
+/// # Errors
+/// A quote that is not closed.
+pub fn words(option: &str, text: &str) -> Result<Vec<String>> {
+    match shlex::split(text) {
+        Some(words) => Ok(words),
+        None => bad_input!("{option} {text:?}: a quote or a \\ has no end; close it"),
     }
 }
 
@@ -236,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn options_of_steps_are_split_as_a_shell_splits_them() {
+        let text = r#" --pretrained 'my network.pth'  --epochs 3 --x="a b" "#;
+        assert_eq!(
+            words("--train-options", text).unwrap(),
+            ["--pretrained", "my network.pth", "--epochs", "3", "--x=a b"]
+        );
+        assert!(words("--train-options", "").unwrap().is_empty());
+        let error = words("--train-options", "--x 'a").unwrap_err().to_string();
+        assert!(error.contains("--train-options") && error.contains("close it"), "{error}");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |text: &str, piece: &str| {
@@ -250,6 +276,7 @@ mod tests {
         refused("round = 1", "unknown field `round`");
         refused("rounds = ", "is no TOML");
         refused("train_options = '--no-validation'", "what a round re-labels");
+        refused("plan_options = '--memory \"10GiB'", "--plan-options");
         assert!(
             Settings::settle(Table::new(), None)
                 .unwrap_err()

@@ -183,7 +183,7 @@ fn step_status(places: &Places, entry: Option<&Entry>, step: &Step, cases: Optio
         Some(Event::Done) if !is_lost(places, step) => State::Done,
         Some(Event::Failed) => State::Failed,
         Some(Event::Started | Event::Stopped) => State::Interrupted,
-        Some(Event::Done | Event::Skipped) | None => State::Waiting,
+        Some(Event::Done | Event::Skipped | Event::Shared) | None => State::Waiting,
     };
     let progress = match (step, &shared) {
         (Step::Train(round, fold), _) => epochs(&places.checkpoint(*round, *fold)).filter(|_| state != State::Done),

@@ -13,7 +13,7 @@ use crate::ssl::agreement::agreements;
 use crate::ssl::folds::{FOLDS, folds};
 use crate::ssl::places::Places;
 use crate::ssl::round::{Description, Member, write_dataset, write_if_changed, write_splits};
-use crate::ssl::settings::Settings;
+use crate::ssl::settings::{self, Settings};
 use crate::ssl::steps::Step;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
@@ -118,7 +118,7 @@ impl<'a> Work<'a> {
     /// Runs a command of this program with an option's text at its end.
     fn command(&self, mut words: Vec<OsString>, (option, more): (&str, &str)) -> Result<Exit> {
         self.stop.check()?;
-        words.extend(more.split_whitespace().map(OsString::from));
+        words.extend(settings::words(option, more)?.into_iter().map(OsString::from));
         let exit = (self.commands)(words, (option, more))?;
         self.stop.check()?;
         Ok(exit)

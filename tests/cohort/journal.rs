@@ -1,7 +1,7 @@
 //! The journal remembers what is finished, survives a crash, and names what changed.
 
 use super::{fingerprint, put, some_settings};
-use hpc_seg::cohort::journal::{Event, FILE_NAME, Fingerprint, Journal, Status, latest_in};
+use hpc_seg::cohort::journal::{Cost, Event, FILE_NAME, Fingerprint, Journal, Status, latest_in};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -121,6 +121,34 @@ fn an_attempt_begins_only_where_nobody_has_finished_meanwhile() {
     second.append("b", Event::Done, Some(print.clone()), "").unwrap();
     assert!(!first.start_unless_done("b").unwrap());
     assert_eq!(first.status("b", &print, &outputs), Status::Finished);
+}
+
+#[test]
+fn what_processes_put_into_a_case_is_summed_until_it_is_done() {
+    let (folder, print, outputs) = finished_case();
+    let mut journal = Journal::open(folder.path()).unwrap();
+    journal.presence().let_others_in("").unwrap();
+    let mut other = Journal::open(folder.path()).unwrap();
+    let cost = |seconds, bytes| Cost {
+        seconds,
+        peak_memory_bytes: Some(bytes),
+    };
+    let share = |journal: &mut Journal, cost| journal.append_with("b", Event::Shared, None, Some(cost), "").unwrap();
+    journal.append("b", Event::Started, None, "").unwrap();
+    share(&mut journal, cost(2.0, 7));
+    share(&mut other, cost(3.5, 5));
+    journal.refresh().unwrap();
+    assert_eq!(journal.shared("b"), Some(cost(5.5, 7)));
+    assert_eq!(journal.latest()["b"].event, Event::Started, "nothing has become of it yet");
+    other.append("b", Event::Done, Some(print.clone()), "").unwrap();
+    journal.refresh().unwrap();
+    assert_eq!(
+        (journal.shared("b"), journal.status("b", &print, &outputs)),
+        (None, Status::Finished)
+    );
+    share(&mut journal, cost(1.0, 9));
+    assert_eq!(journal.shared("b"), None, "it came too late");
+    assert_eq!(latest_in(folder.path()).unwrap()["b"].event, Event::Done);
 }
 
 #[test]

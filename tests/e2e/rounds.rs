@@ -340,6 +340,8 @@ fn what_cannot_be_run_is_refused_with_the_remedy() {
         ("--plan-options", "--spacing 0,1,1", "millimetres are positive"),
         ("--label-options", "--threshold 2", "must lie between 0 and 1"),
         ("--label-options", "--device cpu", "--device"),
+        ("--label-options", "--groups 'my groups.csv", "close it"),
+        ("--label-options", "--window 'a b'", "'a b'"),
     ] {
         run(&phantoms, "unborn", &[option, text]).expect(2, &[option, piece]);
     }

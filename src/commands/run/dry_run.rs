@@ -6,6 +6,7 @@ use crate::cli::{Cli, Command};
 use crate::cohort::runner::Exit;
 use crate::commands::{plan, train};
 use crate::ssl::round::{Member, write_dataset};
+use crate::ssl::settings;
 use crate::ssl::status::Status;
 use crate::ssl::work::Work;
 use crate::unet::dataset::Dataset;
@@ -64,7 +65,7 @@ pub(super) fn show(args: &RunArgs, work: &Work<'_>) -> Result<Exit> {
     ))?;
     let options = ("--label-options", work.settings.label_options.as_str());
     let mut words = work.label_words();
-    words.extend(options.1.split_whitespace().map(OsString::from));
+    words.extend(settings::words(options.0, options.1)?.into_iter().map(OsString::from));
     words.push("--dry-run".into());
     crate::commands::run(&parsed(args.threads, words, options)?)
 }
@@ -114,7 +115,8 @@ fn plan_of_labelled(work: &Work<'_>) -> Result<Plans> {
 }
 
 fn command(words: &[&str], options: (&str, &str)) -> Result<Command> {
-    let line = words.iter().copied().chain(options.1.split_whitespace()).map(OsString::from);
-    let Cli { command, .. } = parsed(None, line.collect(), options)?;
+    let mut line: Vec<OsString> = words.iter().map(OsString::from).collect();
+    line.extend(settings::words(options.0, options.1)?.into_iter().map(OsString::from));
+    let Cli { command, .. } = parsed(None, line, options)?;
     Ok(command)
 }
