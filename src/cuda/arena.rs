@@ -96,10 +96,22 @@ impl Arena {
     /// # Errors
     /// [`OutOfMemory`] when it would exceed the budget, or no gap is large enough; with the numbers.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
+        self.place(bytes, false)
+    }
+
+    /// The same at the far end, where it does not part the memory of those that come and go while it stays.
+    ///
+    /// # Errors
+    /// As [`Arena::buffer`].
+    pub fn buffer_at_the_end(&self, bytes: usize) -> Result<Buffer> {
+        self.place(bytes, true)
+    }
+
+    fn place(&self, bytes: usize, at_the_end: bool) -> Result<Buffer> {
         let Some(length) = bytes.max(1).checked_next_multiple_of(ALIGNMENT) else {
             bail!("a buffer of {bytes} bytes is beyond any device");
         };
-        let offset = self.state().take(length, self.0.budget)?;
+        let offset = self.state().take(length, at_the_end, self.0.budget)?;
         let pointer = match self.0.base {
             Some(base) => base.offset(offset),
             None => self
@@ -146,12 +158,10 @@ impl Arena {
 }
 
 impl State {
-    fn take(&mut self, length: usize, budget: usize) -> Result<usize> {
-        let found = self
-            .free
-            .iter()
-            .find(|(_, free)| **free >= length)
-            .map(|(offset, free)| (*offset, *free));
+    fn take(&mut self, length: usize, at_the_end: bool, budget: usize) -> Result<usize> {
+        let mut gaps = self.free.iter().filter(|(_, free)| **free >= length);
+        let found = if at_the_end { gaps.next_back() } else { gaps.next() };
+        let found = found.map(|(offset, free)| (*offset, *free));
         let Some((offset, free)) = found else {
             let largest = self.free.values().max().copied().unwrap_or(0);
             return Err(OutOfMemory {
@@ -165,12 +175,12 @@ impl State {
         };
         self.free.remove(&offset);
         if free > length {
-            self.free.insert(offset + length, free - length);
+            self.free.insert(if at_the_end { offset } else { offset + length }, free - length);
         }
         self.live += length;
         self.peak = self.peak.max(self.live);
         self.buffers += 1;
-        Ok(offset)
+        Ok(if at_the_end { offset + free - length } else { offset })
     }
 
     fn give_back(&mut self, offset: usize, length: usize) {

@@ -1,10 +1,13 @@
 //! Values as bf16 in host memory: half the size of f32, and what a CUDA device's tensors hold.
 
 use super::{Dtype, Storage, Tensor};
+use crate::cuda::transfer::Transfer;
 use crate::device::Device;
 use anyhow::Result;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// Values as bf16.
 pub struct Bits(Vec<bf16>);
@@ -55,7 +58,71 @@ impl Bits {
     }
 
     /// One after the other.
-    pub fn join(parts: Vec<&Bits>) -> Bits {
-        Bits(parts.into_iter().flat_map(|part| part.0.iter().copied()).collect())
+    pub fn join(parts: &[&Bits]) -> Bits {
+        Bits(parts.iter().flat_map(|part| part.0.iter().copied()).collect())
+    }
+}
+
+/// A tensor that is on its way to a CUDA device.
+pub struct Sent {
+    // First, so that it is waited for before the tensor's memory is given back.
+    transfer: Transfer,
+    tensor: Tensor,
+}
+
+impl Sent {
+    /// The tensor, for work that is launched from now on.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub fn arrived(&mut self) -> Result<&Tensor> {
+        self.transfer.join()?;
+        Ok(&self.tensor)
+    }
+}
+
+/// Brings values to a CUDA device beside its kernels, one tensor after the other.
+#[derive(Default)]
+pub struct Carrier {
+    /// The transfer that arrived last: its host memory serves the next.
+    last: RefCell<Option<Transfer>>,
+}
+
+impl Carrier {
+    /// Starts to bring `parts`, one after the other, to a tensor; the copy runs after what was launched before, and beside what is launched after. None on the CPU.
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them; of the driver.
+    pub fn send(&self, parts: &[&Bits], device: &Device, shape: &[usize]) -> Result<Option<Sent>> {
+        let Some(cuda) = device.cuda() else { return Ok(None) };
+        let bytes = 2 * shape.iter().product::<usize>();
+        // It stays over work that takes and gives back much.
+        let buffer = cuda.arena.buffer_at_the_end(bytes)?;
+        let before = self.last.take().map(Transfer::wait).transpose()?;
+        let mut pinned = match before.filter(|pinned| pinned.len() >= bytes) {
+            Some(pinned) => pinned,
+            None => cuda.runtime.driver().pinned(bytes)?,
+        };
+        let each = bytes / parts.len().max(1);
+        assert!(
+            parts.iter().all(|part| 2 * part.0.len() == each),
+            "values for a tensor of {shape:?}"
+        );
+        let to = pinned[..bytes].par_chunks_exact_mut(each.max(1));
+        to.zip(parts)
+            .for_each(|(to, part)| to.copy_from_slice(bytemuck::cast_slice(&part.0)));
+        let transfer = buffer.upload(pinned, bytes)?;
+        let tensor = Tensor::with(Storage::Cuda(buffer, Dtype::Bf16), device, shape);
+        Ok(Some(Sent { transfer, tensor }))
+    }
+
+    /// The same, which stays.
+    ///
+    /// # Errors
+    /// Of the driver.
+    pub fn arrive(&self, mut sent: Sent) -> Result<Tensor> {
+        sent.arrived()?;
+        self.last.replace(Some(sent.transfer));
+        Ok(sent.tensor)
     }
 }

@@ -6,7 +6,7 @@
 mod bits;
 mod parameter;
 
-pub use bits::Bits;
+pub use bits::{Bits, Carrier, Sent};
 pub use parameter::Parameter;
 
 use crate::cuda::arena::Buffer;
@@ -69,19 +69,23 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::empty`].
     pub fn of(device: &Device, shape: &[usize], dtype: Dtype) -> Result<Self> {
-        let mut all = [1; 5];
-        all[..shape.len()].copy_from_slice(shape);
-        let len = all.iter().product::<usize>();
+        let len = shape.iter().product::<usize>();
         let storage = match device.cuda() {
             None => Storage::Host(device.take(len)),
             Some(cuda) => Storage::Cuda(cuda.arena.buffer(len * dtype.bytes())?, dtype),
         };
-        Ok(Self {
+        Ok(Self::with(storage, device, shape))
+    }
+
+    fn with(storage: Storage, device: &Device, shape: &[usize]) -> Self {
+        let mut all = [1; 5];
+        all[..shape.len()].copy_from_slice(shape);
+        Self {
             storage,
             shape: all,
             rank: shape.len(),
             device: device.clone(),
-        })
+        }
     }
 
     /// A tensor holding a copy of `values`, of which there must be as many as the shape says; rounded to bf16 on a CUDA device.

@@ -166,7 +166,7 @@ impl Plan {
                 lanes: together * slices * sizes.shared + self.lanes * sizes.ring,
                 // Sums u32 and votes u16 of a class; label u8, best probability and uncertainty f32; mean probability f32.
                 maps: slices * rows * columns * (15 + if problem.probabilities { 4 } else { 0 }),
-                working: self.lanes * sizes.step,
+                working: self.lanes * (sizes.step + if self.spilled_query { sizes.ahead() } else { 0 }),
                 encoding: batch * sizes.encode,
                 kept: 0,
             },
@@ -198,6 +198,13 @@ impl Sizes {
             step: net.cuda_step_bytes(most_conditioning),
             encode: net.cuda_encode_bytes(),
         }
+    }
+}
+
+impl Sizes {
+    /// Spilled features of the next step, which come while this one runs, and as much for the gaps that they leave.
+    fn ahead(&self) -> usize {
+        2 * self.query_slice
     }
 }
 

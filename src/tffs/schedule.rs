@@ -163,6 +163,14 @@ impl Query {
         })
     }
 
+    /// Starts to bring what the next step needs of its slices, and this one for the memory of slices that stay, to where it is used.
+    fn expect(&self, next: &[usize], staying: &[usize]) -> Result<()> {
+        [&self.x, &self.q, &self.middle, &self.fine]
+            .into_iter()
+            .try_for_each(|store| store.expect(next))?;
+        self.part.expect(staying)
+    }
+
     /// Number of slices.
     pub fn len(&self) -> usize {
         self.slices
@@ -181,6 +189,27 @@ struct Slot {
     place: usize,
     lane: Lane,
     slice: usize,
+}
+
+impl Slot {
+    /// The slice at a step of `slices`: from the place on, then back from it.
+    fn slice_at(&self, step: usize, slices: usize) -> usize {
+        let forward = slices - self.place;
+        if step < forward {
+            self.place + step
+        } else {
+            self.place - 1 - (step - forward)
+        }
+    }
+
+    /// Whether the lane goes on after its slice: its last leaves nothing behind that would be looked at.
+    fn goes_on(&self, slices: usize) -> bool {
+        if self.slice >= self.place {
+            self.slice + 1 < slices
+        } else {
+            self.slice > 0
+        }
+    }
 }
 
 /// A support and the places it is inserted at.
@@ -296,41 +325,42 @@ impl Run<'_> {
         for step in 0..slices {
             hooks.stop.check()?;
             for (ring, slot) in slots.iter_mut().enumerate() {
-                let forward = slices - slot.place;
-                if step == forward {
+                if step == slices - slot.place {
                     slot.lane = self.group[slot.support].support.lane(Direction::Backward, &mut self.rings, ring)?;
                 }
-                slot.slice = if step < forward {
-                    slot.place + step
-                } else {
-                    slot.place - 1 - (step - forward)
-                };
+                slot.slice = slot.slice_at(step, slices);
             }
-            self.step(&mut slots, sums, hooks)?;
+            let goes_on = step + 1 < slices;
+            let next: Vec<usize> = slots
+                .iter()
+                .filter(|_| goes_on)
+                .map(|slot| slot.slice_at(step + 1, slices))
+                .collect();
+            self.step(&mut slots, &next, sums, hooks)?;
             hooks.progress.advance(slots.len() as u64);
         }
         Ok(())
     }
 
-    fn step(&mut self, slots: &mut [Slot], sums: &mut Sums, hooks: &mut Hooks<'_>) -> Result<()> {
-        let decoded = self.attend_and_decode(slots, hooks)?;
+    /// One slice of every slot; `next` are those of the step after.
+    fn step(&mut self, slots: &mut [Slot], next: &[usize], sums: &mut Sums, hooks: &mut Hooks<'_>) -> Result<()> {
+        let staying: Vec<usize> = (0..slots.len()).filter(|&item| slots[item].goes_on(self.query.len())).collect();
+        let remembered: Vec<usize> = staying.iter().map(|&item| slots[item].slice).collect();
+        let embedding = hooks.timed("attend", || self.attend(slots))?;
+        let decoded = hooks.timed("decode masks", || {
+            let slices: Vec<usize> = slots.iter().map(|slot| slot.slice).collect();
+            let skips = self.query.skips(&slices)?;
+            // Memory attention is under way: what comes from host memory meanwhile costs nothing.
+            self.query.expect(next, &remembered)?;
+            self.net.decoder.track(&embedding, &skips, &self.net.prompt)
+        })?;
+        drop(embedding);
         hooks.timed("ensemble", || self.add(&decoded, slots, sums))?;
-        // A lane's last slice leaves nothing behind that would be looked at.
-        let last = self.query.len() - 1;
-        let goes_on = |slot: &Slot| {
-            if slot.slice >= slot.place {
-                slot.slice < last
-            } else {
-                slot.slice > 0
-            }
-        };
-        let staying: Vec<usize> = (0..slots.len()).filter(|&item| goes_on(&slots[item])).collect();
         if staying.is_empty() {
             return Ok(());
         }
         hooks.timed("encode memory", || {
-            let slices: Vec<usize> = staying.iter().map(|&item| slots[item].slice).collect();
-            let parts = self.query.part.gather(&slices)?;
+            let parts = self.query.part.gather(&remembered)?;
             let tokens = self.net.remember_tracked(&decoded, &staying, parts)?;
             let mut puts = Vec::with_capacity(staying.len());
             for (from, &ring) in staying.iter().enumerate() {
@@ -341,25 +371,20 @@ impl Run<'_> {
         })
     }
 
-    /// Memory attention and mask decoder of every slot's slice.
-    fn attend_and_decode(&mut self, slots: &mut [Slot], hooks: &mut Hooks<'_>) -> Result<Decoded> {
+    /// Memory attention of every slot's slice.
+    fn attend(&mut self, slots: &mut [Slot]) -> Result<Tensor> {
         let slices: Vec<usize> = slots.iter().map(|slot| slot.slice).collect();
-        let embedding = hooks.timed("attend", || {
-            for slot in slots.iter_mut() {
-                slot.lane.look(&self.group[slot.support].positions);
-            }
-            self.share(slots)?;
-            let (mut memories, mut shared) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
-            for (ring, slot) in slots.iter().enumerate() {
-                let member = &self.group[slot.support];
-                memories.push(slot.lane.memory(member.conditioning(), &self.rings, ring));
-                shared.push(member.shared[slot.slice].as_ref().map(|(of, lane)| State { of, lane: *lane }));
-            }
-            self.net.memory_attention.forward(self.query.starts(&slices)?, &memories, &shared)
-        })?;
-        hooks.timed("decode masks", || {
-            self.net.decoder.track(&embedding, &self.query.skips(&slices)?, &self.net.prompt)
-        })
+        for slot in slots.iter_mut() {
+            slot.lane.look(&self.group[slot.support].positions);
+        }
+        self.share(slots)?;
+        let (mut memories, mut shared) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
+        for (ring, slot) in slots.iter().enumerate() {
+            let member = &self.group[slot.support];
+            memories.push(slot.lane.memory(member.conditioning(), &self.rings, ring));
+            shared.push(member.shared[slot.slice].as_ref().map(|(of, lane)| State { of, lane: *lane }));
+        }
+        self.net.memory_attention.forward(self.query.starts(&slices)?, &memories, &shared)
     }
 
     /// Makes what the slots' lanes share and none has asked for yet: layer 1's attention to the conditioning tokens, and nothing else.
@@ -380,7 +405,7 @@ impl Run<'_> {
         };
         let memories: Vec<Memory<'_>> = missing.iter().map(memory).collect();
         let slices: Vec<usize> = missing.iter().map(|(_, slice)| *slice).collect();
-        let states = Rc::new(self.net.memory_attention.share(&self.query.q.gather(&slices)?, &memories)?);
+        let states = Rc::new(self.net.memory_attention.share(&self.query.q.peek(&slices)?, &memories)?);
         for (lane, (support, slice)) in missing.into_iter().enumerate() {
             self.group[support].shared[slice] = Some((Rc::clone(&states), lane));
         }

@@ -2,8 +2,9 @@
 
 use crate::device::Device;
 use crate::ops::rows;
-use crate::tensor::{Bits, Tensor};
+use crate::tensor::{Bits, Carrier, Sent, Tensor};
 use anyhow::{Context, Result};
+use std::cell::RefCell;
 use std::ops::Deref;
 
 /// A tensor [rows, width] for every slice.
@@ -15,7 +16,17 @@ pub struct Store {
 
 enum Place {
     Device(Tensor),
-    Host(Device, Vec<Option<Bits>>),
+    Host(Spilled),
+}
+
+/// Tensors in host memory. A lane takes 12 P d bytes of the query a step (3.1 MB at full size, 0.2 GB for 64 lanes): some 8 ms over PCIe 4, where a step's kernels take 36 ms
+/// for 50 lanes on an H100 (`benches/runs/2026-11-27-h100`). So what the [next step needs](Store::expect) is copied while they run.
+struct Spilled {
+    device: Device,
+    slices: Vec<Option<Bits>>,
+    /// What the next step asks for.
+    ahead: RefCell<Option<(Vec<usize>, Sent)>>,
+    carrier: Carrier,
 }
 
 impl Store {
@@ -25,7 +36,12 @@ impl Store {
     /// When the device's budget has no room for them.
     pub fn new(device: &Device, slices: usize, [rows, width]: [usize; 2], spilled: bool) -> Result<Self> {
         let place = if spilled {
-            Place::Host(device.clone(), (0..slices).map(|_| None).collect())
+            Place::Host(Spilled {
+                device: device.clone(),
+                slices: (0..slices).map(|_| None).collect(),
+                ahead: RefCell::default(),
+                carrier: Carrier::default(),
+            })
         } else {
             Place::Device(Tensor::empty(device, &[slices * rows, width])?)
         };
@@ -39,30 +55,70 @@ impl Store {
     pub fn put(&mut self, first: usize, slices: &Tensor) -> Result<()> {
         match &mut self.place {
             Place::Device(all) => rows::put(all, first * self.rows, slices),
-            Place::Host(_, all) => {
+            Place::Host(spilled) => {
                 let bits = slices.bits()?;
                 let kept = bits.split(slices.rows() / self.rows);
-                all[first..].iter_mut().zip(kept).for_each(|(to, bits)| *to = Some(bits));
+                spilled.slices[first..].iter_mut().zip(kept).for_each(|(to, bits)| *to = Some(bits));
                 Ok(())
             }
         }
     }
 
-    /// The rows of these slices, [slices * rows, width].
+    /// The rows of these slices, [slices * rows, width], which are not [expected](Store::expect) any more.
     ///
     /// # Errors
     /// When the device's budget has no room for them.
     pub fn gather(&self, slices: &[usize]) -> Result<Tensor> {
         match &self.place {
             Place::Device(all) => rows::gather(all, self.rows, slices),
-            Place::Host(device, all) => {
-                let bits = slices
-                    .iter()
-                    .map(|&slice| all[slice].as_ref().context("a slice that was not encoded"));
-                let bits = Bits::join(bits.collect::<Result<Vec<_>>>()?);
-                bits.tensor(device, &[slices.len() * self.rows, self.width])
+            Place::Host(spilled) => match spilled.ahead.take().filter(|(sent, _)| sent == slices) {
+                Some((_, sent)) => spilled.carrier.arrive(sent),
+                None => Bits::join(&spilled.of(slices)?).tensor(&spilled.device, &self.shape(slices)),
+            },
+        }
+    }
+
+    /// The same of slices that stay expected, if they are.
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn peek(&self, slices: &[usize]) -> Result<Tensor> {
+        if let Place::Host(spilled) = &self.place
+            && let Some((sent, on_its_way)) = &mut *spilled.ahead.borrow_mut()
+        {
+            let place = |slice| sent.iter().position(|one| one == slice);
+            if let Some(places) = slices.iter().map(place).collect::<Option<Vec<_>>>() {
+                return rows::gather(on_its_way.arrived()?, self.rows, &places);
             }
         }
+        self.gather(slices)
+    }
+
+    /// Starts to bring these slices to a CUDA device, if they are not there, for the [`gather`](Store::gather) that will ask for them. It runs beside the work launched after.
+    ///
+    /// # Errors
+    /// When the device's budget has no room for them.
+    pub fn expect(&self, slices: &[usize]) -> Result<()> {
+        let Place::Host(spilled) = &self.place else { return Ok(()) };
+        // What nobody asked for.
+        drop(spilled.ahead.take());
+        if slices.is_empty() {
+            return Ok(());
+        }
+        let sent = spilled.carrier.send(&spilled.of(slices)?, &spilled.device, &self.shape(slices))?;
+        spilled.ahead.replace(sent.map(|sent| (slices.to_vec(), sent)));
+        Ok(())
+    }
+
+    fn shape(&self, slices: &[usize]) -> [usize; 2] {
+        [slices.len() * self.rows, self.width]
+    }
+}
+
+impl Spilled {
+    fn of(&self, slices: &[usize]) -> Result<Vec<&Bits>> {
+        let all = slices.iter().map(|&slice| self.slices[slice].as_ref());
+        all.map(|bits| bits.context("a slice that was not encoded")).collect()
     }
 }
 
@@ -85,7 +141,8 @@ impl Deref for Opened<'_> {
     }
 }
 
-/// A tensor that is seldom needed: on the CPU and when it is spilled, its values stand in host memory as bf16.
+/// A tensor that is seldom needed: on the CPU and when it is spilled, its values stand in host memory as bf16. A support's tokens (10 MB of 80 slices at full size, 1 ms) are
+/// brought once for all steps of a group of lanes, which take seconds: to copy them ahead would gain nothing.
 pub struct Kept {
     place: KeptPlace,
     shape: Vec<usize>,

@@ -55,6 +55,20 @@ fn gaps_are_joined_when_their_neighbours_are_given_back_in_any_order() {
 }
 
 #[test]
+fn what_is_at_the_end_does_not_part_what_comes_and_goes() {
+    let arena = Arena::new(driver(), 16 * 256).unwrap();
+    let first = arena.buffer(256).unwrap();
+    let last = arena.buffer_at_the_end(2 * 256).unwrap();
+    let before = arena.buffer_at_the_end(256).unwrap();
+    drop(arena.buffer(12 * 256).unwrap());
+    drop(last);
+    assert!(arena.buffer(12 * 256).is_ok());
+    assert!(arena.buffer(13 * 256).is_err(), "what is before the end still is");
+    drop((first, before));
+    assert!(arena.buffer(16 * 256).is_ok());
+}
+
+#[test]
 fn buffers_do_not_overlap_and_keep_their_content() {
     let arena = Arena::new(driver(), 1 << 16).unwrap();
     let contents: Vec<Vec<u8>> = (1..20_u8).map(|index| vec![index; usize::from(index) * 100]).collect();

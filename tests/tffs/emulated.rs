@@ -6,7 +6,9 @@ use hpc_seg::cuda::driver::Driver;
 use hpc_seg::cuda::emulator::{Emulator, Schedule};
 use hpc_seg::cuda::launch::Runtime;
 use hpc_seg::device::{Cuda, Device};
+use hpc_seg::tensor::Tensor;
 use hpc_seg::tffs::plan::Plan;
+use hpc_seg::tffs::store::Store;
 use std::sync::Arc;
 
 fn device(schedule: Schedule) -> Device {
@@ -38,5 +40,33 @@ fn plans_and_orders_of_threads_and_copies_do_not_change_a_byte() {
     assert!(want.2.iter().flatten().any(|&p| p > 0.0), "an empty result shows nothing");
     for (schedule, plan) in [(second, plan(1, 1, false)), (third, plan(2, 2, true)), (fourth, plan(5, 1, true))] {
         assert!(bytes(schedule, &plan) == want, "{schedule:?}, {plan:?}");
+    }
+}
+
+#[test]
+fn spilled_slices_come_ahead_and_are_the_same_however_they_are_asked_for() {
+    for schedule in [Schedule::ALL[0], Schedule::ALL[1]] {
+        let device = device(schedule);
+        let values: Vec<f32> = (0..4 * 2 * 8).map(|i| i as f32).collect();
+        let of = |slices: &[usize]| -> Vec<f32> { slices.iter().flat_map(|&slice| values[slice * 16..][..16].to_vec()).collect() };
+        let mut store = Store::new(&device, 4, [2, 8], true).unwrap();
+        store.put(0, &Tensor::from_slice(&device, &[8, 8], &values).unwrap()).unwrap();
+        let gathered = |slices: &[usize]| store.gather(slices).unwrap().to_vec().unwrap();
+        let live = || device.memory().live;
+        assert_eq!(live(), 0);
+        store.expect(&[2, 0]).unwrap();
+        assert!(live() > 0, "nothing is under way");
+        assert_eq!(store.peek(&[0]).unwrap().to_vec().unwrap(), of(&[0]));
+        assert_eq!(gathered(&[2, 0]), of(&[2, 0]));
+        assert_eq!(live(), 0, "what was expected was not what was taken");
+        assert_eq!(gathered(&[2, 0]), of(&[2, 0]));
+        store.expect(&[1]).unwrap();
+        assert_eq!(gathered(&[3, 3]), of(&[3, 3]));
+        // A longer one, through the memory of a shorter.
+        store.expect(&[3, 1, 1]).unwrap();
+        store.expect(&[1, 2, 3, 0]).unwrap();
+        assert_eq!(store.peek(&[3, 0]).unwrap().to_vec().unwrap(), of(&[3, 0]));
+        assert_eq!(gathered(&[1, 2, 3, 0]), of(&[1, 2, 3, 0]));
+        assert_eq!(live(), 0);
     }
 }

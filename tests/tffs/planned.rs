@@ -121,7 +121,7 @@ fn plans_of_small_budgets_are_what_the_program_takes() {
     // The same with less and less, until it is refused with what it needs.
     let (mut budget, mut spilled) = (roomy.bytes.total(), 0);
     loop {
-        budget = budget * 9 / 10;
+        budget = budget * 97 / 100;
         let net = network("tiny", budget);
         let held = net.device().memory().live;
         let plan = match Plan::within(budget, held, &net, &cohort.problem) {
@@ -135,11 +135,12 @@ fn plans_of_small_budgets_are_what_the_program_takes() {
                 break;
             }
         };
+        println!("of {budget}: {plan:?}");
         let used = net.device().install(|| run(&net, &cohort, &plan));
         assert!(used <= plan.bytes.total(), "{used} bytes used of {plan:?}");
         spilled += usize::from(plan.spilled_query) + usize::from(plan.spilled_supports);
     }
-    assert!(spilled > 0, "no plan spills before it is refused");
+    assert!(spilled > 4, "hardly a plan spills before it is refused");
 }
 
 #[test]
