@@ -4,7 +4,8 @@
 #   benches/rounds.sh [--seeds "1 2 3"] [--out DIR] [--program FILE] ablations|rounds
 #
 # ablations  TFFS alone: 1, 3, 5 insertions (R), 1, 2, 3 labelled volumes (M), unlabelled volumes of other MR sequences; 12 volumes each. A minute a seed on two cores.
-# rounds     hpc-seg run: TFFS and two rounds, 3 labelled and 12 unlabelled volumes of the same and of another sequence, 8 test volumes. Some 20 minutes a seed.
+# rounds     hpc-seg run: TFFS and two rounds, 3 labelled and 12 unlabelled volumes, 8 test volumes, of a sequence that the demo network segments less well (T1, T2), of the
+#            labelled ones' other one (GED4 to T1), of its best (GED4); and, for T2, the same networks trained on the labelled volumes alone. Some 45 minutes a seed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -49,19 +50,50 @@ ablations() {
     done
 }
 
+# rounds_of SEED LABELLED UNLABELLED: lines of the table, for the sequences of the labelled volumes, and of the unlabelled and the test volumes.
+rounds_of() {
+    local run=$out/$1/run-$2-$3
+    phantoms "$1" "labelled-$2" 3 3 0 "$2"
+    phantoms "$1" "$3" 12 0 3 "$3"
+    phantoms "$1" "test-$3" 8 0 20 "$3"
+    "$program" -q run --labelled "$out/$1/labelled-$2" --unlabelled "$out/$1/$3" --test "$out/$1/test-$3" \
+        --weights "$weights" --out "$run" --seed "$1" --rounds 2 --settled 1 \
+        --plan-options '--spacing 8,4,4 --patch 20,64,64 --batch 2 --features 8' --train-options "$training" |
+        sed -nE "s/^(TFFS|round [0-9]) +all +liver +([0-9.]+) \(([0-9.]+)\) +([0-9.]+) \(([0-9.]+)\).*/$1,$2,$3,\1,\2,\3,\4,\5/p"
+}
+
+# labelled_alone SEED SEQUENCE: the networks of round 1, had there been no pseudo-labels; after rounds_of.
+labelled_alone() {
+    local run=$out/$1/run-$2-$2 alone=$out/$1/alone-$2 fold
+    mkdir -p "$alone"
+    cp -r "$run/rounds/round_1/preprocessed" "$alone"
+    python3 - "$alone/preprocessed/splits_final.json" "$run/rounds/round_1/pseudo_cases.txt" <<'PYTHON'
+import json, sys
+splits, pseudo = json.load(open(sys.argv[1])), open(sys.argv[2]).read().split()
+for fold in splits:
+    fold["train"] = [name for name in fold["train"] if name not in pseudo]
+json.dump(splits, open(sys.argv[1], "w"))
+PYTHON
+    for fold in 0 1 2 3 4; do
+        # shellcheck disable=SC2086
+        "$program" -q train "$alone/preprocessed" --out "$alone/model" --fold $fold --seed $(($1 + 1)) --no-validation $training >&2
+    done
+    "$program" -q predict --model "$alone/model" --input "$run/test/imagesTs" --out "$alone/test" >&2
+    "$program" -q evaluate --predictions "$alone/test" --references "$run/test/labelsTs" --preset care |
+        awk -v line="$1,$2,$2,labelled alone" '$2 == 1 { mean[$3] = $6; std[$3] = $7 } END { print line "," mean["dice"] "," std["dice"] "," mean["hd_mm"] "," std["hd_mm"] }'
+}
+
+training='--epochs 12 --iterations 20 --no-mirroring'
+
 rounds() {
-    echo seed,sequence,stage,dice,dice_std,hd_mm,hd_std
-    local seed sequence
+    echo seed,labelled,sequence,stage,dice,dice_std,hd_mm,hd_std
+    local seed pair
     for seed in $seeds; do
-        phantoms "$seed" labelled-3 3 3 0 ged4
-        for sequence in t1 ged4; do
-            phantoms "$seed" "$sequence" 12 0 3 "$sequence"
-            phantoms "$seed" "test-$sequence" 8 0 20 "$sequence"
-            "$program" -q run --labelled "$out/$seed/labelled-3" --unlabelled "$out/$seed/$sequence" --test "$out/$seed/test-$sequence" \
-                --weights "$weights" --out "$out/$seed/run-$sequence" --seed "$seed" --rounds 2 --settled 1 \
-                --plan-options '--spacing 8,4,4 --patch 20,64,64 --batch 2 --features 8' --train-options '--epochs 12 --iterations 20 --no-mirroring' |
-                sed -nE "s/^(TFFS|round [0-9]) +all +liver +([0-9.]+) \(([0-9.]+)\) +([0-9.]+) \(([0-9.]+)\).*/$seed,$sequence,\1,\2,\3,\4,\5/p"
+        for pair in 't2 t2' 't1 t1' 'ged4 t1' 'ged4 ged4'; do
+            # shellcheck disable=SC2086
+            rounds_of "$seed" $pair
         done
+        labelled_alone "$seed" t2
     done
 }
 
