@@ -2,9 +2,10 @@
 
 use crate::bad_input;
 use anyhow::{Context, Result};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// How the temporary names begin; what a killed process left behind is found by it ([`remove_leftovers`]).
 pub const TEMPORARY_PREFIX: &str = ".hpc-seg-";
@@ -34,7 +35,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Resul
         bad_input!("{shown}: cannot be written, a folder has that name; remove it or choose another place");
     }
     let disk = || format!("{shown}: could not be written");
-    let temporary = match temporary_in(folder) {
+    let temporary = match temporary_in(folder).and_then(|file| held(file, folder)) {
         Ok(file) => file,
         // A full disk is told by its kind, which must stay visible.
         Err(error) if is_full(&error) => return Err(error).with_context(disk),
@@ -65,14 +66,32 @@ pub fn probe(folder: &Path) -> io::Result<()> {
     temporary.as_file().sync_all()
 }
 
-/// Removes the temporary files that a killed process left in `folder`, and says how many there were. Only for a folder nobody else writes to.
+/// Removes the temporary files that a killed process left in `folder`, and says how many there were. Files that a process is writing are let be, where the file system
+/// knows locks.
 pub fn remove_leftovers(folder: &Path) -> usize {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let is_leftover = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX);
     entries
         .flatten()
-        .filter(|entry| is_leftover(entry) && fs::remove_file(entry.path()).is_ok())
+        .filter(|entry| is_leftover(entry) && remove_unless_held(&entry.path()))
         .count()
+}
+
+/// Locks a new temporary file, so that nobody takes it for a leftover; another one if somebody did before it was locked.
+fn held(mut temporary: NamedTempFile, folder: &Path) -> io::Result<NamedTempFile> {
+    // Without locks, files are removed only by a process that is alone for all it knows.
+    while temporary.as_file().lock().is_ok() && !temporary.path().exists() {
+        temporary = temporary_in(folder)?;
+    }
+    Ok(temporary)
+}
+
+fn remove_unless_held(path: &Path) -> bool {
+    let file = File::options().write(true).open(path);
+    let is_held = file
+        .as_ref()
+        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+    !is_held && fs::remove_file(path).is_ok()
 }
 
 /// The same in `folder` and all folders below it, but not through links.
@@ -98,7 +117,7 @@ fn folder_of(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY_PREFIX);
     #[cfg(unix)]
@@ -174,6 +193,24 @@ mod tests {
         fs::write(below.join(format!("{TEMPORARY_PREFIX}abc")), b"half").unwrap();
         assert_eq!((remove_leftovers(folder.path()), remove_leftovers_below(folder.path())), (0, 1));
         assert!(names(&below).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_no_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mask.nii.gz");
+        write_with(&path, |file| {
+            file.write_all(b"whole")?;
+            assert_eq!(remove_leftovers(folder.path()), 0);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        // One that was taken for a leftover before it was locked.
+        let lost = temporary_in(folder.path()).unwrap();
+        assert_eq!(remove_leftovers(folder.path()), 1);
+        let kept = held(lost, folder.path()).unwrap();
+        assert!(kept.path().exists() && remove_leftovers(folder.path()) == 0);
     }
 
     #[test]

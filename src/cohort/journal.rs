@@ -151,7 +151,7 @@ impl Entry {
 /// What a piece of work took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Wall-clock seconds, of every process that took part.
+    /// Seconds of work, summed over the processes that took part and went on to the end.
     pub seconds: f64,
     /// The most memory that one of them held meanwhile; none where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
@@ -355,7 +355,7 @@ impl Journal {
         self.latest.contains_key(case)
     }
 
-    /// What others put into `case`, which is not done yet.
+    /// What processes said that they put into `case`, which is not done yet.
     pub fn shared(&self, case: &str) -> Option<Cost> {
         self.shared.get(case).copied()
     }

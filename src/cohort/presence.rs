@@ -1,17 +1,23 @@
 //! How processes share an output folder: who is at work in it, and on what. All of it is file locks below `OUT/.claims`, which the system gives back
 //! when a process ends, however it ends; so nothing has to be cleaned up after one that was killed, on this machine or another.
 
-use crate::{bad_input, machine};
+use crate::{bad_input, machine, note};
 use anyhow::{Context, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const FOLDER: &str = ".claims";
 /// Locked by whoever enters or leaves, so that one does at a time; one that is alone keeps it locked, and others wait.
 const DOOR: &str = "door";
 /// Shared by all who are here; says what they work by.
 const PRESENT: &str = "present";
+/// Between two looks whether the door is free.
+const LOOK: Duration = Duration::from_millis(5);
+/// After which it is said that this process waits; one that leaves waits no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// That this process works in a folder. While it is alone, others wait for it to [let them in](Presence::let_others_in).
 #[derive(Debug)]
@@ -43,7 +49,7 @@ impl Presence {
     /// A folder that cannot be written to.
     pub fn enter(out: &Path) -> Result<Self> {
         let folder = out.join(FOLDER);
-        let Some(door) = open_door(&folder)? else {
+        let Some(door) = open_door(&folder, None)? else {
             return Ok(Self {
                 folder,
                 door: None,
@@ -124,10 +130,15 @@ impl Drop for Presence {
     /// The last one out takes the locks' folder away.
     fn drop(&mut self) {
         if let Some(present) = &self.present {
-            if self.door.is_none() {
-                self.door = open_door(&self.folder).ok().flatten();
+            let path = self.folder.join(PRESENT);
+            // If somebody removed the folder, it must not come back; if it came back, it is another's.
+            if !is_still(present, &path) {
+                return;
             }
-            if self.door.is_none() || present.try_lock().is_err() {
+            if self.door.is_none() {
+                self.door = open_door(&self.folder, Some(PATIENCE)).ok().flatten();
+            }
+            if self.door.is_none() || !is_still(present, &path) || present.try_lock().is_err() {
                 return;
             }
         }
@@ -181,18 +192,27 @@ fn is_locked(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// Waits for the door of a folder of locks and locks it; none where the file system knows no locks.
-fn open_door(folder: &Path) -> Result<Option<File>> {
-    let path = folder.join(DOOR);
+/// Waits for the door of a folder of locks, at most so long, and locks it; none where the file system knows no locks, or it was too long.
+fn open_door(folder: &Path, longest: Option<Duration>) -> Result<Option<File>> {
+    let (path, begun) = (folder.join(DOOR), Instant::now());
+    let mut is_said = false;
     loop {
         let file = open(&path)?;
-        match file.lock() {
+        match file.try_lock() {
             Ok(()) if is_still(&file, &path) => return Ok(Some(file)),
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(()) => continue,
+            Err(TryLockError::WouldBlock) => {}
             // Not every network file system knows locks; everything works without them, for one process at a time.
-            Err(_) => return Ok(None),
+            Err(TryLockError::Error(_)) => return Ok(None),
         }
+        if longest.is_some_and(|longest| begun.elapsed() > longest) {
+            return Ok(None);
+        }
+        if !is_said && begun.elapsed() > PATIENCE {
+            note!("waiting for another hpc-seg that begins in {}", folder.display());
+            is_said = true;
+        }
+        thread::sleep(LOOK);
     }
 }
 
@@ -247,8 +267,6 @@ fn is_still(file: &File, path: &Path) -> bool {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::thread;
-    use std::time::Duration;
 
     #[test]
     fn one_has_a_thing_until_it_lets_go() {
@@ -275,6 +293,16 @@ mod tests {
         assert!(folder.path().join(FOLDER).is_dir(), "the other is still here");
         drop(second);
         assert!(!folder.path().join(FOLDER).exists());
+        let last = Presence::enter(&folder.path().join("out")).unwrap();
+        fs::remove_dir_all(folder.path().join("out")).unwrap();
+        drop(last);
+        assert!(!folder.path().join("out").exists(), "a folder that was removed came back");
+        let old = Presence::enter(folder.path()).unwrap();
+        fs::remove_dir_all(folder.path().join(FOLDER)).unwrap();
+        let new = Presence::enter(folder.path()).unwrap();
+        drop(old);
+        assert!(folder.path().join(FOLDER).join(PRESENT).is_file(), "another's folder was removed");
+        drop(new);
     }
 
     #[test]

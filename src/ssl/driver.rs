@@ -316,14 +316,16 @@ impl<'a> Driver<'a> {
             if let Step::Train(round, fold) = step {
                 cost.seconds = cost.seconds.max(work.places.trained_seconds(*round, *fold));
             }
+            let mut of_work = "";
             if let Some(others) = self.journal.shared(&name) {
                 cost = cost.with(others);
+                of_work = " of work, by several processes";
             }
             self.journal.append_with(&name, Event::Done, Some(fingerprint), Some(cost), "")?;
             let memory = cost
                 .peak_memory_bytes
                 .map_or(String::new(), |bytes| format!(", {} MiB at most", bytes >> 20));
-            note!("{name}: done in {}{memory}", clock::spoken(cost.seconds));
+            note!("{name}: done in {}{of_work}{memory}", clock::spoken(cost.seconds));
         }
         drop(claim);
         Ok(Outcome::Done)

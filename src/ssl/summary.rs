@@ -42,8 +42,7 @@ pub struct Stage {
     pub mean_dice_with_round_before: Option<f64>,
     /// How good it is on the test cases.
     pub test: Option<Scores>,
-    /// Wall-clock seconds of its steps, one after the other; the test not included. Of networks, all attempts; of steps whose cases processes share, the last attempt of the process
-    /// that ended them.
+    /// Seconds of its steps, one after the other, all attempts of networks included; of cases that processes share, summed over them. The test is not included.
     pub seconds: f64,
     /// Seconds of its test.
     pub test_seconds: Option<f64>,

@@ -89,19 +89,21 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Starts to bring `parts`, one after the other, to a tensor; the copy runs after what was launched before, and beside what is launched after. None on the CPU.
+    /// Starts to bring `parts`, one after the other, to a tensor; the copy runs after what was launched before, and beside what is launched after. None on the CPU, and where
+    /// memory is too short for it.
     ///
     /// # Errors
-    /// When the device's budget has no room for them; of the driver.
+    /// Of the driver.
     pub fn send(&self, parts: &[&Bits], device: &Device, shape: &[usize]) -> Result<Option<Sent>> {
         let Some(cuda) = device.cuda() else { return Ok(None) };
         let bytes = 2 * shape.iter().product::<usize>();
-        // It stays over work that takes and gives back much.
-        let buffer = cuda.arena.buffer_at_the_end(bytes)?;
         let before = self.last.take().map(Transfer::wait).transpose()?;
-        let mut pinned = match before.filter(|pinned| pinned.len() >= bytes) {
-            Some(pinned) => pinned,
-            None => cuda.runtime.driver().pinned(bytes)?,
+        let pinned = before
+            .filter(|pinned| pinned.len() >= bytes)
+            .or_else(|| cuda.runtime.driver().pinned(bytes).ok());
+        // The buffer stays over work that takes and gives back much: at the end, where it is in nobody's way.
+        let (Some(mut pinned), Ok(buffer)) = (pinned, cuda.arena.buffer_at_the_end(bytes)) else {
+            return Ok(None);
         };
         let each = bytes / parts.len().max(1);
         assert!(

@@ -350,7 +350,7 @@ impl Run<'_> {
         let decoded = hooks.timed("decode masks", || {
             let slices: Vec<usize> = slots.iter().map(|slot| slot.slice).collect();
             let skips = self.query.skips(&slices)?;
-            // Memory attention is under way: what comes from host memory meanwhile costs nothing.
+            // While memory attention is under way; the copies run beside what is launched below.
             self.query.expect(next, &remembered)?;
             self.net.decoder.track(&embedding, &skips, &self.net.prompt)
         })?;

@@ -19,8 +19,8 @@ enum Place {
     Host(Spilled),
 }
 
-/// Tensors in host memory. A lane takes 12 P d bytes of the query a step (3.1 MB at full size, 0.2 GB for 64 lanes): some 8 ms over PCIe 4, where a step's kernels take 36 ms
-/// for 50 lanes on an H100 (`benches/runs/2026-11-27-h100`). So what the [next step needs](Store::expect) is copied while they run.
+/// Tensors in host memory. A lane takes 12 P d bytes of the query a step (3.1 MB at full size, 0.2 GB for 64 lanes): some 8 ms over PCIe 4. So what the
+/// [next step needs](Store::expect) is put together while memory attention runs, and copied beside the decoder and what follows it.
 struct Spilled {
     device: Device,
     slices: Vec<Option<Bits>>,
