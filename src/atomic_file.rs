@@ -77,6 +77,14 @@ pub fn remove_leftovers(folder: &Path) -> usize {
         .count()
 }
 
+/// The same in `folder` and all folders below it, but not through links.
+pub fn remove_leftovers_below(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let below: usize = folders.map(|entry| remove_leftovers_below(&entry.path())).sum();
+    below + remove_leftovers(folder)
+}
+
 /// Locks a new temporary file, so that nobody takes it for a leftover; another one if somebody did before it was locked.
 fn held(mut temporary: NamedTempFile, folder: &Path) -> io::Result<NamedTempFile> {
     // Without locks, files are removed only by a process that is alone for all it knows.
@@ -92,14 +100,6 @@ fn remove_unless_held(path: &Path) -> bool {
         .as_ref()
         .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
     !is_held && fs::remove_file(path).is_ok()
-}
-
-/// The same in `folder` and all folders below it, but not through links.
-pub fn remove_leftovers_below(folder: &Path) -> usize {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let below: usize = folders.map(|entry| remove_leftovers_below(&entry.path())).sum();
-    below + remove_leftovers(folder)
 }
 
 /// Whether `error` comes from a full disk or an exhausted quota, which the next file would meet as well.
