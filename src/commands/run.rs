@@ -108,7 +108,7 @@ fn check_options(settings: &Settings) -> Result<()> {
     ];
     for (words, option, text) in options {
         let mut line: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
-        line.extend(settings::words(option, text)?.into_iter().map(OsString::from));
+        line.extend(settings::words(option, text)?);
         let checked = match parsed(None, line, (option, text))?.command {
             Command::PseudoLabel(args) => pseudo_label::settings(&args).map(drop),
             Command::Plan(args) => plan::overrides(&args).map(drop),

@@ -4,6 +4,7 @@ use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -184,9 +185,9 @@ impl Settings {
 ///
 /// # Errors
 /// A quote that is not closed.
-pub fn words(option: &str, text: &str) -> Result<Vec<String>> {
+pub fn words(option: &str, text: &str) -> Result<Vec<OsString>> {
     match shlex::split(text) {
-        Some(words) => Ok(words),
+        Some(words) => Ok(words.into_iter().map(OsString::from).collect()),
         None => bad_input!("{option} {text:?}: a quote or a \\ has no end; close it"),
     }
 }

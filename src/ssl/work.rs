@@ -118,7 +118,7 @@ impl<'a> Work<'a> {
     /// Runs a command of this program with an option's text at its end.
     fn command(&self, mut words: Vec<OsString>, (option, more): (&str, &str)) -> Result<Exit> {
         self.stop.check()?;
-        words.extend(settings::words(option, more)?.into_iter().map(OsString::from));
+        words.extend(settings::words(option, more)?);
         let exit = (self.commands)(words, (option, more))?;
         self.stop.check()?;
         Ok(exit)

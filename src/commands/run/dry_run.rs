@@ -65,7 +65,7 @@ pub(super) fn show(args: &RunArgs, work: &Work<'_>) -> Result<Exit> {
     ))?;
     let options = ("--label-options", work.settings.label_options.as_str());
     let mut words = work.label_words();
-    words.extend(settings::words(options.0, options.1)?.into_iter().map(OsString::from));
+    words.extend(settings::words(options.0, options.1)?);
     words.push("--dry-run".into());
     crate::commands::run(&parsed(args.threads, words, options)?)
 }
@@ -116,7 +116,7 @@ fn plan_of_labelled(work: &Work<'_>) -> Result<Plans> {
 
 fn command(words: &[&str], options: (&str, &str)) -> Result<Command> {
     let mut line: Vec<OsString> = words.iter().map(OsString::from).collect();
-    line.extend(settings::words(options.0, options.1)?.into_iter().map(OsString::from));
+    line.extend(settings::words(options.0, options.1)?);
     let Cli { command, .. } = parsed(None, line, options)?;
     Ok(command)
 }
