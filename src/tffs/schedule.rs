@@ -330,12 +330,10 @@ impl Run<'_> {
                 }
                 slot.slice = slot.slice_at(step, slices);
             }
-            let goes_on = step + 1 < slices;
-            let next: Vec<usize> = slots
-                .iter()
-                .filter(|_| goes_on)
-                .map(|slot| slot.slice_at(step + 1, slices))
-                .collect();
+            let next: Vec<usize> = match step + 1 {
+                next if next < slices => slots.iter().map(|slot| slot.slice_at(next, slices)).collect(),
+                _ => Vec::new(),
+            };
             self.step(&mut slots, &next, sums, hooks)?;
             hooks.progress.advance(slots.len() as u64);
         }
