@@ -5,7 +5,7 @@
 #
 # ablations  TFFS alone: 1, 3, 5 insertions (R), 1, 2, 3 labelled volumes (M), unlabelled volumes of other MR sequences; 12 volumes each. A minute a seed on two cores.
 # rounds     hpc-seg run: TFFS and two rounds, 3 labelled and 12 unlabelled volumes, 8 test volumes, of a sequence that the demo network segments less well (T1, T2), of the
-#            labelled ones' other one (GED4 to T1), of its best (GED4); and, for T2, the same networks trained on the labelled volumes alone. Some 45 minutes a seed.
+#            labelled ones' other one (GED4 to T1), of its best (GED4); and, for T2, the same networks trained on the labelled volumes alone. About 50 minutes a seed, by the times of its parts.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
