@@ -2,7 +2,7 @@
 // Twin of src/ops/conv.rs; conv_direct.cu has the convolutions that are too small for tensor cores.
 //
 // x [items, height, width, channels], zeros outside; weight [columns, weight_row], a row being (dy, dx, c) and then zeros, weight_row its length rounded up to a multiple of 8;
-// residual [residual_rows, columns] (row r mod residual_rows) or null; y [items, out_height, out_width, columns]: bf16. bias [columns] f32 or null, gamma, beta [columns] f32 or null.
+// y [items, out_height, out_width, columns]: bf16. residual [residual_rows, columns] f32 (row r mod residual_rows) or null; bias, gamma, beta [columns] f32 or null.
 // Parallelisation: a block makes TILE_ROWS pixels x TILE_COLUMNS columns of y by mma.sync m16n8k16 (all columns, if there is a norm: its sums go round quads, then through shared memory).
 // Patches are never stored: each thread gathers the chunks of its own rows into a ring of STAGES swizzled stages, 16 bytes at a time by cp.async (VECTOR 8: channels a multiple of 8), or
 // value by value (VECTOR 1; then SIDE and CHANNELS may be constants, so that an index divides cheaply). Weights come by cp.async. STORE 8: columns a multiple of 8.
@@ -79,7 +79,24 @@ DEV void across_warps(float (&mine)[BLOCKS_DOWN][2], float (*shared)[TILE_ROWS],
     }
 }
 
-KERNEL __launch_bounds__(THREADS) ENTRY(const bf16* x, const bf16* weight, const float* bias, const bf16* residual, const float* gamma, const float* beta, bf16* y, int rows, int height, int width, int channels, int out_height, int out_width, int columns, int side, int stride, int padding, int weight_row, int residual_rows, float eps) {
+// Adds a row; a quad reads 32 bytes of it at a time.
+DEV void add_f32_row(float (&sum)[BLOCKS_ACROSS][4], int half, const float* row, int first, int columns) {
+#pragma unroll
+    for (int j = 0; j < BLOCKS_ACROSS; j++) {
+        const int column = first + j * 8 + threadIdx.x % 4 * 2;
+        if constexpr (STORE == 8) {
+            if (column >= columns) continue;
+            const float2 v = *(const float2*)(row + column);
+            sum[j][half * 2] += v.x, sum[j][half * 2 + 1] += v.y;
+        } else {
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                if (column + e < columns) sum[j][half * 2 + e] += row[column + e];
+        }
+    }
+}
+
+KERNEL __launch_bounds__(THREADS) ENTRY(const bf16* x, const bf16* weight, const float* bias, const float* residual, const float* gamma, const float* beta, bf16* y, int rows, int height, int width, int channels, int out_height, int out_width, int columns, int side, int stride, int padding, int weight_row, int residual_rows, float eps) {
     SMEM_DYN(shared);
     SMEM(float, parts, [2][WARPS_ACROSS][TILE_ROWS]);
     bf16* left = (bf16*)shared;                        // [STAGES, TILE_ROWS, DEPTH]
@@ -160,7 +177,7 @@ KERNEL __launch_bounds__(THREADS) ENTRY(const bf16* x, const bf16* weight, const
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = first_row + warp_row + i * 16 + half * 8 + lane / 4;
-            if (residual) add_row<STORE>(sum[i], half, residual + (size_t)(row % residual_rows) * columns, row < rows, column, columns);
+            if (residual && row < rows) add_f32_row(sum[i], half, residual + (size_t)(row % residual_rows) * columns, column, columns);
             store_row<STORE>(sum[i], half, y + (size_t)row * columns, row < rows, column, columns);
         }
 }

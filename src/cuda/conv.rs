@@ -31,7 +31,7 @@ pub struct Conv {
 pub enum After<'a> {
     /// Nothing.
     Nothing,
-    /// Row r mod this number of rows of a buffer [rows, columns] bf16 is added, such as a position embedding.
+    /// Row r mod this number of rows of a buffer [rows, columns] f32 is added, such as a position embedding.
     Rows(&'a Buffer, usize),
     /// LayerNorm over the columns, `gamma` and `beta` `[columns]` f32, then GELU.
     NormGelu {
@@ -212,7 +212,7 @@ impl Conv {
             After::Nothing => {}
             After::Rows(buffer, rows) => {
                 ensure!(rows > 0, "conv ({problem}): a residual without rows");
-                check("residual", buffer, &[rows, self.columns, 2])?;
+                check("residual", buffer, &[rows, self.columns, 4])?;
             }
             After::NormGelu { gamma, beta, .. } => {
                 check("gamma", gamma, &[self.columns, 4])?;

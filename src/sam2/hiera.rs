@@ -50,7 +50,7 @@ impl Hiera {
         let at = at.path("image_encoder.trunk");
         let (patch, constant) = load_patch(&at, config)?;
         let side = config.image_size / 4;
-        let constant = Tensor::from_slice(at.device, &[side * side, config.embed_dim], &constant)?;
+        let constant = Tensor::from_slice_f32(at.device, &[side * side, config.embed_dim], &constant)?;
         let stage_ends: Vec<usize> = config
             .stages
             .iter()
@@ -183,6 +183,12 @@ fn load_patch(at: &Loader<'_>, config: &Config) -> Result<(Conv, Vec<f32>)> {
             folded[o * 49 + tap] = ((of(0) + of(1) + of(2)) / 255.0) as f32;
             mean[o * 49 + tap] = -(0..3).map(|channel| of(channel) * MEAN[channel]).sum::<f64>();
         }
+    }
+    // A device that rounds weights shifts the product by what it rounded off times the grey level: that of a mean one joins the constant.
+    let held = Tensor::from_slice(at.device, &[c, 49], &folded)?.to_vec()?;
+    let mean_grey = 255.0 * MEAN.iter().sum::<f64>() / 3.0;
+    for ((mean, exact), held) in mean.iter_mut().zip(&folded).zip(&held) {
+        *mean += mean_grey * f64::from(exact - held);
     }
     let patch = Conv::new(at.device, &folded, [c, 1], [7, 4, 3], None)?;
     let side = config.image_size / 4;

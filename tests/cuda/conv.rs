@@ -218,7 +218,7 @@ fn check_case(bench: &Bench, case: Case) -> Result<()> {
     let expected = op::conv(&x_tensor, &op_weights, epilogue)?;
 
     let y = bench.output(expected.values().len());
-    let (gamma, beta, residual) = (bench.f32(&norm.gamma), bench.f32(&norm.beta), bench.bf16(&residual));
+    let (gamma, beta, residual) = (bench.f32(&norm.gamma), bench.f32(&norm.beta), bench.f32(&residual));
     let after = match then {
         Then::Nothing => After::Nothing,
         Then::Rows(rows) => After::Rows(&residual, rows),
