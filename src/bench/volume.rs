@@ -193,8 +193,9 @@ pub fn plan(request: &Request) -> Result<Estimate> {
 /// A device that cannot be used, a volume that does not fit into its memory, a temporary folder that cannot be written to.
 pub fn measure(request: &Request, card: Option<&Card>) -> Result<Report> {
     let mut bench = Bench::prepare(request)?;
-    let estimate = bench.estimate()?;
     let (first_seconds, first_stage_seconds) = bench.label()?;
+    // Not before the first volume, which shall bring its kernels along itself.
+    let estimate = bench.estimate()?;
     let meter = Meter::of(&request.opening);
     let before = meter.as_ref().and_then(Meter::joules);
     let warm_seconds = (0..request.repeats.max(1))

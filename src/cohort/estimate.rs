@@ -10,8 +10,10 @@ use anyhow::Result;
 use serde::Serialize;
 use std::time::Instant;
 
-/// Share of the bare matrix product's rate that a whole case reaches; measured on 13 and 40 slices at 512 x 512.
+/// Share of the bare matrix product's rate that a whole case reaches on the CPU; measured on 13 and 40 slices at 512 x 512.
 const SHARE: f64 = 0.8;
+/// The same on a GPU: 107 of some 180 TFLOP/s on an H200, benches/runs/2026-11-27-h200.
+const GPU_SHARE: f64 = 0.6;
 
 /// The plan of one case.
 #[derive(Clone, Debug, Serialize)]
@@ -59,17 +61,22 @@ pub struct Bytes {
 /// # Errors
 /// Those of a CUDA device.
 pub fn product_rate(device: &Device) -> Result<f64> {
-    const M: usize = 1024;
     const K: usize = 512;
+    // On a GPU 16 MB of rows: enough for all multiprocessors, and little beside any budget.
+    let m = if device.cuda().is_some() { 16384 } else { 1024 };
     let weights = Linear::new(device, &vec![0.5; K * K], K, K, None)?;
-    let x = Tensor::zeros(device, &[M, K])?;
-    let mut y = Tensor::empty(device, &[M, K])?;
+    let x = Tensor::zeros(device, &[m, K])?;
+    let mut y = Tensor::empty(device, &[m, K])?;
     device.install(|| {
         let mut best = 0f64;
+        // The first brings the kernel along.
         for _ in 0..8 {
+            device.synchronise()?;
             let begin = Instant::now();
             linear(Input::Plain(&x), &weights, Epilogue::NONE, &mut y)?;
-            best = best.max(2.0 * (M * K * K) as f64 / begin.elapsed().as_secs_f64());
+            // A launch returns before its work is done.
+            device.synchronise()?;
+            best = best.max(2.0 * (m * K * K) as f64 / begin.elapsed().as_secs_f64());
         }
         Ok(best)
     })
@@ -84,9 +91,11 @@ impl Labeller {
         let dims = self.query_dims(case)?;
         let slices = dims[0];
         let net = self.network()?;
+        let rate = rate * if net.device().cuda().is_some() { GPU_SHARE } else { SHARE };
         let (encode, step) = (net.encode_flops(), net.step_flops(0));
         let per_conditioning_slice = net.step_flops(1) - step;
         let runs = self.runs_per_support(slices);
+        self.check_runs(labelled.iter().map(|case| (*case, runs)))?;
         let (mut classes, mut support_slices, mut steps, mut flops) = (0, 0, 0, 0.0);
         let mut per_support = Vec::with_capacity(labelled.len());
         for case in labelled {
@@ -101,15 +110,14 @@ impl Labeller {
         }
         let (plan, bytes) = self.memory(dims, classes, &per_support, save_probabilities)?;
         let flops = flops + slices as f64 * encode;
-        let seconds = flops / (rate * SHARE);
         Ok(Estimate {
             slices,
             conditioning_slices: per_support.iter().flat_map(|(_, counts)| counts).sum(),
             lane_steps: steps,
             support_slices,
             flops,
-            seconds,
-            support_seconds: support_slices as f64 * encode * 1.1 / (rate * SHARE),
+            seconds: flops / rate,
+            support_seconds: support_slices as f64 * encode * 1.1 / rate,
             bytes,
             plan,
         })

@@ -15,7 +15,7 @@ use crate::cohort::settings::Settings;
 use crate::messages::Progress;
 use crate::sam2::{Sam2, memory_bank};
 use crate::stop::Stop;
-use crate::tffs::ensemble::{Ensemble, Labelling};
+use crate::tffs::ensemble::{self, Ensemble, Labelling};
 use crate::tffs::places::insertion_places;
 use crate::tffs::plan::Plan;
 use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
@@ -200,9 +200,22 @@ impl Labeller {
                 record,
                 seconds: hooks.seconds.iter().map(|(name, s)| ((*name).to_owned(), *s)).collect(),
                 memory: self.memory_taken(&plan)?,
-                device: device.clone(),
+                pool: device.pool(),
             })
         })
+    }
+
+    /// Whether the runs of every class can be averaged; labelled cases are given with their insertions.
+    ///
+    /// # Errors
+    /// More runs than the sums can hold; files that are unusable.
+    pub(in crate::cohort) fn check_runs<'a>(&mut self, labelled: impl Iterator<Item = (&'a LabelledCase, usize)>) -> Result<()> {
+        let mut runs = [0; 256];
+        for (case, insertions) in labelled {
+            let checked = self.checked(case)?;
+            checked.classes.iter().for_each(|&class| runs[usize::from(class)] += insertions);
+        }
+        runs.into_iter().try_for_each(ensemble::check_runs)
     }
 
     /// Opens and checks a labelled case, once.
@@ -284,6 +297,8 @@ impl Labeller {
                 case.name, settings.insertions
             ));
         }
+        let insertions = self.runs_per_support(slices);
+        self.check_runs(labelled.iter().map(|case| (*case, insertions)))?;
         let mut uses = Vec::new();
         for (support, checked) in labelled.iter().zip(&checked) {
             if checked.classes.is_empty() {

@@ -142,6 +142,11 @@ pub trait Worker<T>: Send {
     /// # Errors
     /// Whatever keeps this case from being done; the next one is taken all the same.
     fn work(&mut self, task: &Task<T>, next: Option<&Task<T>>, stop: &Stop, progress: &Progress) -> Result<Worked>;
+
+    /// Whether it can take a further case after one that failed. One that cannot leaves the rest to the others.
+    fn is_able(&self) -> bool {
+        true
+    }
 }
 
 impl<T, F: FnMut(&Task<T>, &Stop, &Progress) -> Result<CaseOutcome> + Send> Worker<T> for F {
@@ -175,6 +180,7 @@ pub fn run<T: Sync>(
         conditions,
         stop,
         has_several: workers.len() > 1,
+        able: AtomicUsize::new(workers.len()),
         next: AtomicUsize::new(0),
         later: Mutex::default(),
         state: Mutex::new(State {
@@ -200,6 +206,8 @@ struct Run<'a, T> {
     conditions: &'a Conditions,
     stop: &'a Stop,
     has_several: bool,
+    /// Workers that can take a further case.
+    able: AtomicUsize,
     /// The first task that nobody has taken.
     next: AtomicUsize,
     /// Tasks that others had when it was their turn; looked at again in the end, should their process have been killed.
@@ -267,8 +275,23 @@ impl<'a, T: Sync> Run<'a, T> {
                         drop(claim);
                     }));
                 }
-                Err(error) => self.end(task, fingerprint, &stage, Err(error)),
+                Err(error) => {
+                    self.end(task, fingerprint, &stage, Err(error));
+                    if !worker.is_able() {
+                        return self.retire();
+                    }
+                }
             }
+        }
+    }
+
+    /// A worker takes no further case. Without any, the run is over.
+    fn retire(&self) {
+        let left = self.tasks.len().saturating_sub(self.next.load(Ordering::Relaxed));
+        if self.able.fetch_sub(1, Ordering::Relaxed) == 1 && left > 0 {
+            let reason =
+                anyhow!("{left} cases are left, and no device can go on in this process; the same command, given once more, does them");
+            self.state().fatal.get_or_insert(reason);
         }
     }
 

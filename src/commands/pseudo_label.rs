@@ -90,6 +90,10 @@ impl Worker<Query> for DeviceWorker<'_> {
             .label(cases, &query.group, &plan.supports(query), files, stop, progress)?;
         Ok(Worked::Left(Box::new(|| labelled.write())))
     }
+
+    fn is_able(&self) -> bool {
+        self.labeller.is_able()
+    }
 }
 
 pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {

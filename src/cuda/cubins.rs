@@ -4,66 +4,69 @@ use super::cache::KernelCache;
 use super::nvrtc::Nvrtc;
 use super::sources::{HEADERS, Specialisation, specialisations};
 use anyhow::Result;
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Once, OnceLock};
 use std::thread;
 
 /// The kernels' machine code.
 pub struct Cubins {
     cache: KernelCache,
     architecture: String,
-    nvrtc: OnceLock<Nvrtc>,
+    compiler: Nvrtc,
     ahead: Once,
 }
 
 impl Cubins {
     /// For an architecture such as `sm_90`; nothing is compiled yet.
-    pub fn new(cache: KernelCache, architecture: &str) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// No compiler. Its version is part of what names a kernel in the cache, so that it is needed even where all are kept.
+    pub fn new(cache: KernelCache, architecture: &str) -> Result<Self> {
+        Ok(Self {
             cache,
             architecture: architecture.into(),
-            nvrtc: OnceLock::new(),
+            compiler: Nvrtc::load()?,
             ahead: Once::new(),
-        }
+        })
     }
 
     /// Machine code of a kernel. When the first one is not in the cache, all that networks use are compiled on all cores: one by one, as a first run comes to them, 46 took
     /// 13 s on an H100's machine.
     ///
     /// # Errors
-    /// No compiler, and what it says.
+    /// What the compiler says.
     pub fn of(&self, kernel: &Specialisation) -> Result<Vec<u8>> {
-        let compiler = self.compiler()?;
-        if !self.cache.has(&self.key(compiler, kernel)) {
-            self.ahead.call_once(|| self.compile_ahead(compiler));
+        if !self.cache.has(&self.key(kernel)) {
+            self.ahead.call_once(|| self.compile_ahead());
         }
-        self.compiled(compiler, kernel)
+        self.compiled(kernel)
     }
 
-    /// The compiler, loaded when it is first needed.
-    fn compiler(&self) -> Result<&Nvrtc> {
-        match self.nvrtc.get() {
-            Some(found) => Ok(found),
-            None => Nvrtc::load().map(|found| self.nvrtc.get_or_init(|| found)),
-        }
+    /// Where a kernel's machine code comes from, and the remedy should the driver not take it.
+    pub fn origin(&self, kernel: &Specialisation) -> String {
+        let (major, minor) = self.compiler.version();
+        format!(
+            "the kernel {}, by NVRTC {major}.{minor}; where the driver is older than that (nvidia-smi says which CUDA it knows), pip install nvidia-cuda-nvrtc-cu12",
+            kernel.name
+        )
     }
 
     /// What the machine code depends on.
-    fn key(&self, compiler: &Nvrtc, kernel: &Specialisation) -> String {
-        let version = format!("{:?}", compiler.version());
+    fn key(&self, kernel: &Specialisation) -> String {
+        let version = format!("{:?}", self.compiler.version());
         let options = kernel.options(&self.architecture).join(" ");
         let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
         let parts: Vec<&str> = [version.as_str(), &options, kernel.source].into_iter().chain(headers).collect();
         KernelCache::key(&parts)
     }
 
-    fn compiled(&self, compiler: &Nvrtc, kernel: &Specialisation) -> Result<Vec<u8>> {
-        let compile = || Ok(compiler.compile(kernel, &self.architecture)?.cubin);
-        self.cache.get_or_build(&self.key(compiler, kernel), compile)
+    fn compiled(&self, kernel: &Specialisation) -> Result<Vec<u8>> {
+        let compile = || Ok(self.compiler.compile(kernel, &self.architecture)?.cubin);
+        self.cache.get_or_build(&self.key(kernel), compile)
     }
 
     /// Fills the cache. A kernel that does not compile says so when it is asked for.
-    fn compile_ahead(&self, compiler: &Nvrtc) {
+    fn compile_ahead(&self) {
         // Those for any width serve networks that are not published; the probe is the tests'.
         let wanted = |kernel: &&Specialisation| !kernel.name.ends_with("_any") && kernel.name != "ptx_probe";
         let kernels: Vec<&Specialisation> = specialisations().iter().filter(wanted).collect();
@@ -73,7 +76,7 @@ impl Cubins {
             for _ in 0..threads.min(kernels.len()) {
                 scope.spawn(|| {
                     while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let _ = self.compiled(compiler, kernel);
+                        let _ = self.compiled(kernel);
                     }
                 });
             }

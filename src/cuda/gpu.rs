@@ -14,7 +14,7 @@ use super::failure::OutOfMemory;
 use super::graph::{Graph, Recorded, refusal};
 use super::sources;
 use super::transfer::{PinnedBuffer, Transfer, check_host};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use context::{Context, done};
 use cudarc::driver::sys;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ impl Gpu {
     /// Opens the GPU of this number. Kernels are compiled or taken from `cache` when they are first launched.
     ///
     /// # Errors
-    /// No driver, no such GPU, a GPU older than sm_80, and what the driver says.
+    /// No driver, no such GPU, one that the kernels do not fit, no compiler for them, and what the driver says.
     pub fn open(number: u32, cache: KernelCache) -> Result<Self> {
         Self::open_part(number, cache, None)
     }
@@ -75,7 +75,7 @@ impl Gpu {
         let streams = Arc::new(Streams::new(&context)?);
         let (free, total) = context.free_and_total()?;
         Ok(Self {
-            cubins: Cubins::new(cache, &context.info.architecture),
+            cubins: Cubins::new(cache, &context.info.architecture)?,
             context,
             streams,
             loaded: Mutex::default(),
@@ -100,18 +100,26 @@ impl Gpu {
         let name = CString::new(kernel.name)?;
         let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
         let (before, _) = self.context.free_and_total()?;
-        // SAFETY: the CUBIN is whole (the compiler's, or checked by its digest) and the name ends with zero.
-        unsafe {
-            done(sys::cuModuleLoadData(&raw mut module, cubin.as_ptr().cast()), "loading")?;
-            done(
-                sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()),
-                "finding the entry point",
-            )?;
-        }
+        // SAFETY: the CUBIN is whole (the compiler's, or checked by its digest).
+        let status = unsafe { sys::cuModuleLoadData(&raw mut module, cubin.as_ptr().cast()) };
+        self.done_within_memory(status, cubin.len(), "loading")
+            .with_context(|| self.cubins.origin(kernel))?;
+        // SAFETY: the module is loaded and the name ends with zero.
+        let status = unsafe { sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()) };
+        done(status, "finding the entry point")?;
         let (after, _) = self.context.free_and_total()?;
         let bytes = before.saturating_sub(after).max(cubin.len());
         loaded.insert(kernel.name, Loaded { module, function, bytes });
         Ok(function)
+    }
+
+    /// The answer of a call that takes `bytes` of the device's memory.
+    fn done_within_memory(&self, status: sys::CUresult, bytes: usize, what: &str) -> Result<()> {
+        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            let (free, total) = self.context.free_and_total()?;
+            return Err(OutOfMemory::of_device(bytes, total - free, total).into());
+        }
+        done(status, what)
     }
 
     /// Makes the context current, for something that cannot be part of a graph.
@@ -146,11 +154,7 @@ impl Driver for Gpu {
         let mut address = 0;
         // SAFETY: a place for the answer. The driver refuses an allocation of nothing.
         let status = unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes.max(1)) };
-        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-            let (free, total) = self.context.free_and_total()?;
-            return Err(OutOfMemory::of_device(bytes, total - free, total).into());
-        }
-        done(status, "allocating")?;
+        self.done_within_memory(status, bytes, "allocating")?;
         lock(&self.allocations).insert(address, bytes);
         Ok(DevicePointer::from_raw(address))
     }

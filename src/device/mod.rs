@@ -24,7 +24,7 @@ pub struct Cuda {
 
 struct Inner {
     cuda: Option<Cuda>,
-    threads: rayon::ThreadPool,
+    threads: Arc<rayon::ThreadPool>,
     /// Returned buffers by length: a step that repeats finds its buffers here and allocates nothing.
     free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
     live: AtomicUsize,
@@ -66,7 +66,7 @@ impl Device {
             .context("cannot start worker threads; lower --threads or the load of this machine")?;
         Ok(Self(Arc::new(Inner {
             cuda,
-            threads,
+            threads: Arc::new(threads),
             free: Mutex::new(BTreeMap::new()),
             live: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -98,6 +98,11 @@ impl Device {
     /// Those of kernels launched before.
     pub fn synchronise(&self) -> Result<()> {
         self.0.cuda.as_ref().map_or(Ok(()), |cuda| cuda.runtime.driver().synchronise())
+    }
+
+    /// Its threads of the CPU, which outlive it where work goes on that needs nothing else of it.
+    pub fn pool(&self) -> Arc<rayon::ThreadPool> {
+        Arc::clone(&self.0.threads)
     }
 
     /// Worker threads.

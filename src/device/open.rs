@@ -109,6 +109,14 @@ impl Maker {
     pub fn new(make: impl Fn() -> Result<Device> + Send + Sync + 'static) -> Self {
         Self(Arc::new(make))
     }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub fn make(&self) -> Result<Device> {
+        (self.0)()
+    }
 }
 
 impl fmt::Debug for Maker {
@@ -123,8 +131,8 @@ impl Opening {
     /// # Errors
     /// A GPU that is not there or cannot be used, with the remedy; a budget that leaves no room.
     pub fn open(&self) -> Result<Device> {
-        if let Some(Maker(make)) = &self.maker {
-            return make();
+        if let Some(maker) = &self.maker {
+            return maker.make();
         }
         match self.choice {
             Choice::Cpu => Device::cpu(self.threads),

@@ -66,11 +66,7 @@ impl Ensemble {
     /// # Errors
     /// More runs than the sums can hold.
     pub fn sums(&self, runs: usize) -> Result<Sums> {
-        if runs > MAX_RUNS {
-            bad_input!(
-                "{runs} runs for one class; at most {MAX_RUNS} can be averaged: use fewer insertions (--insertions) or labelled volumes"
-            );
-        }
+        check_runs(runs)?;
         let [n, h, w] = self.dims;
         Sums::new(&self.device, n, h * w, runs)
     }
@@ -121,6 +117,19 @@ impl Ensemble {
             classes: self.classes,
         })
     }
+}
+
+/// Whether so many runs of a class can be averaged.
+///
+/// # Errors
+/// More than the sums can hold.
+pub fn check_runs(runs: usize) -> Result<()> {
+    if runs > MAX_RUNS {
+        bad_input!(
+            "{runs} runs for one class; at most {MAX_RUNS} can be averaged: use fewer insertions (--insertions) or labelled volumes"
+        );
+    }
+    Ok(())
 }
 
 /// Mean Dice over all pairs of runs, pooled: twice the voxels two runs share over the voxels both have. 1 if there is one run or no voxel.

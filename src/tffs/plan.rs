@@ -25,6 +25,8 @@ pub struct Problem {
     pub conditioning: usize,
     /// Of the support and class with most of them.
     pub most_conditioning: usize,
+    /// Of the support with most of them, all classes together: so many are on the device while it is made.
+    pub most_in_volume: usize,
     /// Supports and classes, each of which may keep two rings of tracked slices.
     pub starts: usize,
     /// Lanes per step, if that is fixed.
@@ -60,7 +62,7 @@ pub struct Parts {
     pub maps: usize,
     /// Of a step.
     pub working: usize,
-    /// Of a batch in the encoder: given back before the three above are taken.
+    /// Of a batch in the encoder, and of a support in the making that is spilled: given back before the three above are taken.
     pub encoding: usize,
     /// Supports that this query does not use, kept for others.
     pub kept: usize,
@@ -96,6 +98,12 @@ impl Plan {
     /// # Errors
     /// When nothing fits, with the numbers of the smallest plan.
     pub fn within(budget: usize, network: usize, net: &Sam2, problem: &Problem) -> Result<Self> {
+        let [slices, rows, columns] = problem.dims;
+        if slices * rows * columns > i32::MAX as usize {
+            bad_input!(
+                "{slices} slices of {rows} x {columns} are more voxels than 2^31, which kernels count to; crop the volume, or use --device cpu"
+            );
+        }
         let sizes = Sizes::of(net, problem.most_conditioning);
         let wanted = (problem.supports * problem.insertions).clamp(1, MOST_LANES);
         let few = problem.insertions.clamp(1, wanted);
@@ -126,7 +134,6 @@ impl Plan {
             }
         }
         let parts = smallest.map(|plan| plan.bytes).unwrap_or_default();
-        let [slices, rows, columns] = problem.dims;
         bad_input!(
             "{slices} slices of {rows} x {columns} need {} of device memory at least (network {}, supports {}, lanes {}, maps {}, working {}), and {} are to be had; \
              raise --memory, use a larger device, or --device cpu",
@@ -167,7 +174,12 @@ impl Plan {
                 // Sums u32 and votes u16 of a class; label u8, best probability and uncertainty f32; mean probability f32.
                 maps: slices * rows * columns * (15 + if problem.probabilities { 4 } else { 0 }),
                 working: self.lanes * (sizes.step + if self.spilled_query { sizes.ahead() } else { 0 }),
-                encoding: batch * sizes.encode,
+                encoding: batch * sizes.encode
+                    + if self.spilled_supports {
+                        problem.most_in_volume * sizes.tokens
+                    } else {
+                        0
+                    },
                 kept: 0,
             },
             ..self

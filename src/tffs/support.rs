@@ -10,9 +10,9 @@ use super::store::{Kept, Opened};
 use crate::ops::memory_attention::Slices;
 use crate::ops::rows::{Put, gather, put, put_slots};
 use crate::sam2::Sam2;
-use crate::sam2::encoder::Features;
+use crate::sam2::encoder::{Features, Skips};
 use crate::stop::Stop;
-use crate::tensor::Tensor;
+use crate::tensor::{Bits, Tensor};
 use crate::volume::ReadAhead;
 use anyhow::{Context, Result};
 use std::rc::Rc;
@@ -123,7 +123,7 @@ impl Support {
                 if !parts.iter().any(|part| part.tracks(z)) {
                     continue;
                 }
-                let features = Rc::new(features.of_slice(index, batch.len())?);
+                let features = Rc::new(Waiting::new(features.of_slice(index, batch.len())?, building.spilled)?);
                 for part in parts.iter_mut().filter(|part| part.tracks(z)) {
                     part.empties[z] = Some(Rc::clone(&features));
                 }
@@ -171,7 +171,41 @@ struct Part<'a> {
     tokens: Option<Tensor>,
     pointers: Vec<Vec<f32>>,
     /// Features of empty slices that a pass meets, until they are tracked.
-    empties: Vec<Option<Rc<Features>>>,
+    empties: Vec<Option<Rc<Waiting>>>,
+}
+
+/// Features of an empty slice until it is tracked.
+enum Waiting {
+    Held(Box<Features>),
+    /// In host memory, as tokens then are.
+    Spilled([Bits; 3]),
+}
+
+impl Waiting {
+    fn new(features: Features, spilled: bool) -> Result<Self> {
+        let Features { top, skips } = &features;
+        Ok(match spilled {
+            true => Self::Spilled([top.bits()?, skips.middle.bits()?, skips.fine.bits()?]),
+            false => Self::Held(Box::new(features)),
+        })
+    }
+
+    /// Has `track` see the features.
+    fn tracked(&self, net: &Sam2, track: impl FnOnce(&Features) -> Result<()>) -> Result<()> {
+        let [top, middle, fine] = match self {
+            Self::Held(features) => return track(features),
+            Self::Spilled(bits) => bits,
+        };
+        let (p, d) = (net.config.grid().pow(2), net.config.d_model);
+        let tensor = |bits: &Bits, times: usize, width: usize| bits.tensor(net.device(), &[times * p, width]);
+        track(&Features {
+            top: tensor(top, 1, d)?,
+            skips: Skips {
+                middle: tensor(middle, 4, d / 4)?,
+                fine: tensor(fine, 16, d / 8)?,
+            },
+        })
+    }
 }
 
 impl<'a> Part<'a> {
@@ -259,7 +293,9 @@ impl<'a> Part<'a> {
         for position in 0..slices {
             let z = place(position);
             if let (true, Some(features)) = (needed[z], &self.empties[z]) {
-                lane.track_empty(net, position, features, conditioning, &positions, &mut ring)?;
+                features.tracked(net, |features| {
+                    lane.track_empty(net, position, features, conditioning, &positions, &mut ring)
+                })?;
             }
         }
         lane.rewind(slices, &mut ring)?;

@@ -21,6 +21,7 @@ use hpc_seg::volume::phantom::Sequence;
 use hpc_seg::weights::demo_network;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// One labelled and two unlabelled phantoms, and the demo network.
@@ -80,11 +81,15 @@ impl Bench {
     }
 
     fn labeller(&self, devices: &Devices, fault: Fault) -> anyhow::Result<Labeller> {
+        self.labeller_on(devices.maker(fault))
+    }
+
+    fn labeller_on(&self, maker: Maker) -> anyhow::Result<Labeller> {
         let engine = Engine {
             weights: self.folder.path().join("demo.safetensors"),
             config: None,
             opening: Opening {
-                maker: Some(devices.maker(fault)),
+                maker: Some(maker),
                 ..Opening::default()
             },
             lanes: None,
@@ -97,7 +102,12 @@ impl Bench {
     }
 
     /// Both unlabelled cases, into a folder of their own.
-    fn run(&self, mut labeller: Labeller) -> Summary {
+    fn run(&self, labeller: Labeller) -> Summary {
+        self.run_with(labeller).0
+    }
+
+    /// The same, with the labeller as it is then.
+    fn run_with(&self, mut labeller: Labeller) -> (Summary, Labeller) {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path();
         let task = |index: usize| {
@@ -124,7 +134,8 @@ impl Bench {
                 .write()
         };
         let mut journal = Journal::open(out).unwrap();
-        runner::run(out, &mut journal, &tasks, &conditions, &Stop::new(), vec![work]).unwrap()
+        let summary = runner::run(out, &mut journal, &tasks, &conditions, &Stop::new(), vec![work]).unwrap();
+        (summary, labeller)
     }
 
     /// What a run without a fault asks of its device: for opening it, and in all.
@@ -184,4 +195,19 @@ fn a_device_that_is_lost_anywhere_costs_one_case_and_is_opened_again() {
         assert!(summary.failed[0].1.contains("lost"), "{fault:?}: {summary:?}");
         assert_eq!((devices.asked().len(), devices.held()), (2, 0), "{fault:?}");
     }
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_again_says_that_it_is_good_for_no_further_case() {
+    let bench = Bench::new();
+    let [(_, _, launches), _] = bench.whole();
+    let (devices, opened) = (Devices::default(), AtomicUsize::new(0));
+    let maker = devices.maker(Fault::Launch(launches + 1));
+    let once = Maker::new(move || match opened.fetch_add(1, Ordering::Relaxed) {
+        0 => maker.make(),
+        _ => anyhow::bail!("CUDA refuses this process"),
+    });
+    let (summary, labeller) = bench.run_with(bench.labeller_on(once).unwrap());
+    assert_eq!((summary.done.len(), summary.failed.len()), (0, 2), "{summary:?}");
+    assert!(!labeller.is_able());
 }

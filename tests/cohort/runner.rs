@@ -365,6 +365,55 @@ fn what_is_left_of_a_case_is_done_beside_the_next_one_and_may_fail_like_the_rest
     assert_eq!((again.done.len(), again.skipped.len()), (1, 2));
 }
 
+/// Fails at its first case and is good for nothing then, or works.
+struct Device<'a> {
+    bench: &'a Bench,
+    fails: bool,
+    /// Where both meet at their first cases.
+    both: Option<&'a Barrier>,
+}
+
+impl Worker<()> for Device<'_> {
+    fn work(&mut self, task: &Task<()>, _: Option<&Task<()>>, _: &Stop, _: &Progress) -> Result<Worked> {
+        self.both.take().into_iter().for_each(|both| drop(both.wait()));
+        if self.fails {
+            bail!("the device failed");
+        }
+        write_all(&self.bench.out(), task).map(Worked::Done)
+    }
+
+    fn is_able(&self) -> bool {
+        !self.fails
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_go_on_leaves_its_cases_to_the_others() {
+    let bench = Bench::new();
+    let both = Barrier::new(2);
+    let device = |fails| Device {
+        bench: &bench,
+        fails,
+        both: Some(&both),
+    };
+    let summary = bench.try_run_on(vec![device(true), device(false)]).unwrap();
+    assert_eq!((summary.done.len(), summary.failed.len()), (2, 1), "{summary:?}");
+}
+
+#[test]
+fn without_a_worker_that_can_go_on_the_run_ends_and_the_same_command_does_the_rest() {
+    let bench = Bench::new();
+    let device = |fails| Device {
+        bench: &bench,
+        fails,
+        both: None,
+    };
+    let error = bench.try_run_on(vec![device(true)]).unwrap_err().to_string();
+    assert!(error.contains("2 cases are left") && error.contains("the same command"), "{error}");
+    let summary = bench.try_run_on(vec![device(false)]).unwrap();
+    assert_eq!((summary.done.len(), summary.exit()), (3, Exit::Done));
+}
+
 #[test]
 fn several_workers_share_the_cases() {
     let bench = Bench::new();

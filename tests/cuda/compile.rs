@@ -127,7 +127,7 @@ fn the_first_kernel_a_machine_needs_brings_those_of_the_networks_along() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let cubins = || Cubins::new(KernelCache::new(folder.path()), "sm_90");
+    let cubins = || Cubins::new(KernelCache::new(folder.path()), "sm_90").unwrap();
     let first = cubins().of(specialisation("norm_8x1").unwrap()).unwrap();
     assert_eq!(&first[..4], b"\x7fELF");
     let kept = || std::fs::read_dir(folder.path()).unwrap().count();

@@ -93,7 +93,9 @@ impl Errors<'_> {
 /// PyTorch's errors on a golden, by stage.
 fn autocast(golden: &str) -> BTreeMap<String, f64> {
     let lines = include_str!("../golden/sam2_autocast.csv").lines();
-    let rows = lines.filter(|line| !line.starts_with('#')).map(|line| line.split(',').collect::<Vec<_>>());
+    let rows = lines
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(',').collect::<Vec<_>>());
     rows.filter(|row| row[0] == golden)
         .map(|row| (row[1].to_owned(), row[2].parse().unwrap()))
         .collect()

@@ -27,11 +27,12 @@ fn network(model: &str, budget: usize) -> Sam2 {
     formula_network(model, 4, &Device::on_cuda(Cuda { runtime, arena }, 0).unwrap())
 }
 
-/// What is labelled: supports of `labelled` slices which all show every class.
+/// What is labelled: supports of `labelled` slices which all show every class, perhaps with an empty one before each.
 struct Cohort {
     problem: Problem,
     labelled: usize,
     classes: usize,
+    gaps: bool,
 }
 
 impl Cohort {
@@ -42,6 +43,7 @@ impl Cohort {
             insertions,
             conditioning: supports * labelled * classes,
             most_conditioning: labelled,
+            most_in_volume: labelled * classes,
             starts: supports * classes,
             lanes: None,
             probabilities: false,
@@ -50,6 +52,7 @@ impl Cohort {
             problem,
             labelled,
             classes,
+            gaps: false,
         }
     }
 }
@@ -72,7 +75,9 @@ fn run(net: &Sam2, cohort: &Cohort, plan: &Plan) -> usize {
     let slice = vec![0.0; size * size];
     let query = Query::encode(net, (0..slices).map(|_| Ok(slice.clone())), encoding, &mut hooks).unwrap();
     let mask: Vec<u8> = (0..size * size).map(|i| u8::from(i % size < size / 2)).collect();
-    let prompts: Vec<Vec<Option<Vec<u8>>>> = vec![vec![Some(mask); cohort.labelled]; cohort.classes];
+    let shown = [None, Some(mask)];
+    let repeated = if cohort.gaps { &shown[..] } else { &shown[1..] };
+    let prompts: Vec<Vec<Option<Vec<u8>>>> = vec![vec![repeated; cohort.labelled].concat(); cohort.classes];
     let building = Building {
         reach: pointer_reach(slices + cohort.labelled, net.config.max_obj_ptrs_in_encoder),
         fill_holes: 0,
@@ -115,10 +120,21 @@ fn check(model: &str, budget: usize, cohort: &Cohort) -> Plan {
 
 #[test]
 fn plans_of_small_budgets_are_what_the_program_takes() {
-    let cohort = Cohort::new([40, 96, 80], 3, 4, 2, 3);
-    let roomy = check("tiny", GIB, &cohort);
-    assert!(!roomy.spilled_query && !roomy.spilled_supports && roomy.lanes == 9, "{roomy:?}");
-    // The same with less and less, until it is refused with what it needs.
+    less_and_less(&Cohort::new([40, 96, 80], 3, 4, 2, 3), 9);
+}
+
+#[test]
+fn plans_of_small_budgets_hold_while_supports_of_many_classes_and_empty_slices_are_made() {
+    let mut cohort = Cohort::new([40, 16, 16], 2, 20, 30, 1);
+    cohort.gaps = true;
+    less_and_less(&cohort, 2);
+}
+
+/// A cohort's plans with less and less memory, until it is refused with what it needs.
+fn less_and_less(cohort: &Cohort, lanes: usize) {
+    let roomy = check("tiny", GIB, cohort);
+    assert!(!roomy.spilled_query && !roomy.spilled_supports && roomy.lanes == lanes, "{roomy:?}");
+    let [_, rows, columns] = cohort.problem.dims;
     let (mut budget, mut spilled) = (roomy.bytes.total(), 0);
     loop {
         budget = budget * 97 / 100;
@@ -129,14 +145,14 @@ fn plans_of_small_budgets_are_what_the_program_takes() {
             Err(error) => {
                 let text = format!("{error:#}");
                 assert!(
-                    text.contains("40 slices of 96 x 80 need") && text.contains("raise --memory"),
+                    text.contains(&format!("40 slices of {rows} x {columns} need")) && text.contains("raise --memory"),
                     "{text}"
                 );
                 break;
             }
         };
         println!("of {budget}: {plan:?}");
-        let used = net.device().install(|| run(&net, &cohort, &plan));
+        let used = net.device().install(|| run(&net, cohort, &plan));
         assert!(used <= plan.bytes.total(), "{used} bytes used of {plan:?}");
         spilled += usize::from(plan.spilled_query) + usize::from(plan.spilled_supports);
     }

@@ -74,8 +74,14 @@ impl Labeller {
             .context("the device was lost in an earlier case; give the same command once more: it goes on with this case")
     }
 
+    /// Whether there is a device to work on.
+    pub fn is_able(&self) -> bool {
+        self.net.is_some()
+    }
+
     /// How a case runs. On a CUDA device supports of earlier cases are given up if they stand in the way.
     pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use], probabilities: bool) -> Result<Plan> {
+        self.forget_supports(uses);
         let net = self.network()?;
         let Some(cuda) = net.device().cuda() else {
             return Ok(Plan::cpu(self.cpu_lanes()));
@@ -102,6 +108,14 @@ impl Labeller {
         Ok(plan)
     }
 
+    /// Gives up the supports that this case does not use when they are more than it uses: those of each plane are others, and a cohort may have many planes.
+    fn forget_supports(&mut self, uses: &[Use]) {
+        let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
+        if self.supports.keys().filter(|key| !used(key)).count() > uses.len() {
+            self.supports.retain(|key, _| used(key));
+        }
+    }
+
     /// What the plan of a case depends on; labelled volumes are given as (insertions, slices that show each class).
     pub(in crate::cohort) fn problem<'a>(
         &self,
@@ -109,6 +123,7 @@ impl Labeller {
         labelled: impl Iterator<Item = (usize, &'a [usize])> + Clone,
         probabilities: bool,
     ) -> Problem {
+        let in_volumes = labelled.clone().map(|(_, counts)| counts.iter().sum());
         let counts = labelled.clone().flat_map(|(_, counts)| counts.iter().copied());
         Problem {
             dims,
@@ -116,6 +131,7 @@ impl Labeller {
             insertions: labelled.map(|(insertions, _)| insertions).max().unwrap_or(0),
             conditioning: counts.clone().sum(),
             most_conditioning: counts.clone().max().unwrap_or(0),
+            most_in_volume: in_volumes.max().unwrap_or(0),
             starts: counts.filter(|&count| count > 0).count(),
             lanes: self.engine.lanes,
             probabilities,
@@ -168,9 +184,7 @@ impl Labeller {
                     self.network_bytes = net.device().memory().live;
                     self.net = Some(net);
                 }
-                Err(error) => warning!(
-                    "the device was lost, and this process cannot open it again; the cases that are left fail, and the same command, given once more, does them: {error:#}"
-                ),
+                Err(error) => warning!("the device was lost, and this process cannot open it again: {error:#}"),
             }
         }
         None

@@ -8,13 +8,14 @@ use crate::cohort::discover::UnlabelledCase;
 use crate::cohort::output::CaseFiles;
 use crate::cohort::runner::CaseOutcome;
 use crate::cohort::settings::hash_of;
-use crate::device::Device;
 use crate::report::montage::{Extras, montage};
 use crate::tffs::ensemble::Labelling;
 use crate::tffs::source::Image;
 use crate::volume::{self, Voxels};
 use anyhow::{Context, Result};
+use rayon::ThreadPool;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A case that is labelled, whose files are still to be written; it needs no device any more.
@@ -27,8 +28,8 @@ pub struct Unwritten {
     pub(super) seconds: Vec<(String, f64)>,
     /// Of a CUDA device.
     pub(super) memory: Option<DeviceMemory>,
-    /// Whose threads compress the files.
-    pub(super) device: Device,
+    /// Threads that compress the files; not their device, which may be lost and opened again meanwhile.
+    pub(super) pool: Arc<ThreadPool>,
 }
 
 impl Labeller {
@@ -82,9 +83,9 @@ impl Unwritten {
     /// A full disk, a folder that is gone.
     pub fn write(mut self) -> Result<CaseOutcome> {
         let start = Instant::now();
-        self.device.install(|| self.write_results())?;
+        self.pool.install(|| self.write_results())?;
         self.seconds.push(("write".into(), start.elapsed().as_secs_f64()));
-        let (case, threads) = (&self.record.case, self.device.threads());
+        let (case, threads) = (&self.record.case, self.pool.current_num_threads());
         let timings = Timings::new(case, clock::now(), threads, &self.seconds, self.memory);
         case_record::write(&self.out.join(&self.files.timings), &timings)?;
         let mut line = outcome_line(&self.record);

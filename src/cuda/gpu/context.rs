@@ -11,6 +11,8 @@ use sys::CUdevice_attribute_enum as Attribute;
 const OLDEST_DRIVER: i32 = 12000;
 /// The oldest driver that gives a context a part of the multiprocessors: CUDA 12.4.
 const OLDEST_WITH_PARTS: i32 = 12040;
+/// Shared memory that a block of the largest kernels takes: what sm_80 gives. Cards for graphics (sm_86, sm_89, sm_120) give 99 KiB.
+const SHARED_BYTES: u32 = 163 << 10;
 
 /// A driver call's answer as a result.
 pub fn done(status: sys::CUresult, what: &str) -> Result<()> {
@@ -195,7 +197,7 @@ impl Context {
     /// On the GPU of this number, with about so many of its multiprocessors, or all.
     ///
     /// # Errors
-    /// No driver, no such GPU, a GPU older than sm_80, a driver that gives no parts, and what the driver says.
+    /// No driver, no such GPU, one that the kernels do not fit, a driver that gives no parts, and what the driver says.
     pub fn open(number: u32, multiprocessors: Option<u32>) -> Result<Self> {
         let version = driver_version()?;
         let device = device(number)?;
@@ -302,6 +304,15 @@ fn check_architecture(info: &GpuInfo) -> Result<()> {
         info.name,
         info.architecture
     );
+    ensure!(
+        info.limits.shared_bytes >= SHARED_BYTES,
+        "GPU {} ({}, {}) gives a block {} KiB of shared memory, and the kernels need {}, as A100, A30, H100 and their successors have; use such a GPU, or --device cpu",
+        info.number,
+        info.name,
+        info.architecture,
+        info.limits.shared_bytes >> 10,
+        SHARED_BYTES >> 10
+    );
     Ok(())
 }
 
@@ -356,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_older_than_the_kernels_is_refused_by_name() {
+    fn a_gpu_that_the_kernels_do_not_fit_is_refused_by_name() {
         let mut info = GpuInfo {
             number: 1,
             name: "Tesla T4".into(),
@@ -371,10 +382,13 @@ mod tests {
         };
         let message = check_architecture(&info).unwrap_err().to_string();
         assert!(message.contains("GPU 1 (Tesla T4) is sm_75"), "{message}");
-        for newer in ["sm_80", "sm_90", "sm_120"] {
-            info.architecture = newer.into();
+        for (newer, shared_kib) in [("sm_80", 163), ("sm_90", 227), ("sm_100", 227)] {
+            (info.architecture, info.limits.shared_bytes) = (newer.into(), shared_kib << 10);
             assert!(check_architecture(&info).is_ok());
         }
+        (info.architecture, info.limits.shared_bytes) = ("sm_89".into(), 99 << 10);
+        let message = check_architecture(&info).unwrap_err().to_string();
+        assert!(message.contains("99 KiB") && message.contains("--device cpu"), "{message}");
     }
 
     #[test]
