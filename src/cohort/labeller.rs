@@ -366,7 +366,7 @@ impl Labeller {
         let net = self.network()?;
         let size = net.config.image_size;
         let mut read = image.reader(size)?;
-        let slices = ReadAhead::new(0..image.dims()[0], 2, move |z| {
+        let slices = ReadAhead::new(0..image.dims()[0], 2 * plan.batch, move |z| {
             let mut out = vec![0.0; size * size];
             read(z, &mut out)?;
             Ok(out)

@@ -7,6 +7,7 @@ use crate::ops::memory_mask::{Affine, memory_mask};
 use crate::ops::resize::ResizePlan;
 use crate::tensor::Tensor;
 use anyhow::Result;
+use rayon::prelude::*;
 
 /// Background components of at most this logit are holes to fill.
 pub const FILLED: f32 = 0.1;
@@ -50,19 +51,19 @@ impl Sam2 {
     fn low_resolution(&self, masks: &[f32], fill_holes: usize) -> Result<Vec<f32>> {
         let (s, side) = (self.config.image_size, 4 * self.config.grid());
         let plan = ResizePlan::bilinear_antialiased((s, s), (side, side))?;
-        let mut scratch = vec![0.0; plan.scratch_len(1)];
-        let mut runs = Runs::default();
-        let mut logits = vec![0.0; s * s];
         let mut out = vec![0.0; masks.len() / (s * s) * side * side];
-        for (mask, low) in masks.chunks_exact(s * s).zip(out.chunks_exact_mut(side * side)) {
+        let buffers = || (vec![0.0; s * s], vec![0.0; plan.scratch_len(1)], Runs::default());
+        let pairs = masks.par_chunks_exact(s * s).zip(out.par_chunks_exact_mut(side * side));
+        pairs.try_for_each_init(buffers, |(logits, scratch, runs), (mask, low)| {
             for (logit, value) in logits.iter_mut().zip(mask) {
                 *logit = 20.0 * value - 10.0;
             }
-            plan.resize(&logits, &mut scratch, low)?;
+            plan.resize(logits, scratch, low)?;
             if fill_holes > 0 {
-                fill_holes_2d(low, side, side, fill_holes, FILLED, &mut runs)?;
+                fill_holes_2d(low, side, side, fill_holes, FILLED, runs)?;
             }
-        }
+            anyhow::Ok(())
+        })?;
         Ok(out)
     }
 

@@ -21,14 +21,17 @@ impl Tensor {
         if let Storage::Cuda(buffer, Dtype::Bf16) = &self.storage {
             return Ok(Bits(bytemuck::pod_collect_to_vec(&buffer.to_vec()?[..2 * self.len()])));
         }
-        let values = self.to_vec()?;
-        let mut bits = vec![bf16::ZERO; values.len()];
-        bits.convert_from_f32_slice(&values);
-        Ok(Bits(bits))
+        Ok(Bits::rounded(&self.to_vec()?))
     }
 }
 
 impl Bits {
+    fn rounded(values: &[f32]) -> Self {
+        let mut bits = vec![bf16::ZERO; values.len()];
+        bits.convert_from_f32_slice(values);
+        Self(bits)
+    }
+
     /// A tensor of these values.
     ///
     /// # Errors
@@ -126,5 +129,20 @@ impl Carrier {
         sent.arrived()?;
         self.last.replace(Some(sent.transfer));
         Ok(sent.tensor)
+    }
+
+    /// A tensor of `values`, rounded to bf16 on a CUDA device. The host does not wait for work launched before, if there is memory for that.
+    ///
+    /// # Errors
+    /// When the device's budget has no room for it; of the driver.
+    pub fn bring(&self, values: &[f32], device: &Device, shape: &[usize]) -> Result<Tensor> {
+        if device.cuda().is_none() {
+            return Tensor::from_slice(device, shape, values);
+        }
+        let bits = Bits::rounded(values);
+        match self.send(&[&bits], device, shape)? {
+            Some(sent) => self.arrive(sent),
+            None => bits.tensor(device, shape),
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::sam2::mask_decoder::Decoded;
 use crate::sam2::memory_attention::Start;
 use crate::sam2::remember::FILLED;
 use crate::stop::Stop;
-use crate::tensor::Tensor;
+use crate::tensor::{Carrier, Tensor};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -116,6 +116,7 @@ impl Query {
             slices: 0,
             plane: encoding.plane,
         };
+        let carrier = Carrier::default();
         let mut batch = Vec::with_capacity(encoding.batch.max(1) * size * size);
         while query.slices < encoding.slices {
             let wanted = encoding.batch.clamp(1, encoding.slices - query.slices);
@@ -127,16 +128,18 @@ impl Query {
                 hooks.stop.check()?;
                 batch.extend_from_slice(&slice);
             }
-            hooks.timed("encode", || query.take(net, &batch, wanted))?;
+            hooks.timed("encode", || {
+                let x = carrier.bring(&batch, net.device(), &[wanted, size, size, 1])?;
+                query.take(net, x)
+            })?;
             hooks.progress.advance(wanted as u64);
         }
         Ok(query)
     }
 
-    /// Encodes the next slices.
-    fn take(&mut self, net: &Sam2, slices: &[f32], count: usize) -> Result<()> {
-        let (size, first) = (net.config.image_size, self.slices);
-        let x = Tensor::from_slice(net.device(), &[count, size, size, 1], slices)?;
+    /// Encodes the next slices, x [slices, S, S, 1].
+    fn take(&mut self, net: &Sam2, x: Tensor) -> Result<()> {
+        let (first, count) = (self.slices, x.shape()[0]);
         let features = net.encoder.forward(&x, &mut |_, _| {})?;
         drop(x);
         let start = net.memory_attention.start(&features.top)?;

@@ -5,6 +5,7 @@ use super::prepare::{MaskPlan, SlicePlan};
 use crate::bad_input;
 use crate::volume::{AxisMap, Volume};
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// An image volume, its view and its intensity map.
@@ -75,19 +76,10 @@ impl Labels {
     /// # Errors
     /// Values that are no whole numbers or above 255.
     pub fn classes(&self) -> Result<Vec<u8>> {
-        let [n, h, w] = self.axes.permute(self.volume.dims());
-        let mut seen = [false; 256];
-        let mut slice = vec![0u16; h * w];
-        for z in 0..n {
-            self.volume.label_slice_into(&self.axes, z, &mut slice)?;
-            for &label in &slice {
-                match seen.get_mut(usize::from(label)) {
-                    Some(entry) => *entry = true,
-                    None => bad_input!("{}: label {label} is above 255; renumber the classes", self.volume.path().display()),
-                }
-            }
-        }
-        Ok((1..=255u8).filter(|&class| seen[usize::from(class)]).collect())
+        let seen = self.seen()?;
+        Ok((1..=255u8)
+            .filter(|&class| seen.iter().any(|seen| seen[usize::from(class)]))
+            .collect())
     }
 
     /// Slices that show each of `classes`.
@@ -95,15 +87,28 @@ impl Labels {
     /// # Errors
     /// As [`classes`](Self::classes).
     pub fn slices_per_class(&self, classes: &[u8]) -> Result<Vec<usize>> {
+        let seen = self.seen()?;
+        let count = |&class: &u8| seen.iter().filter(|seen| seen[usize::from(class)]).count();
+        Ok(classes.iter().map(count).collect())
+    }
+
+    /// The labels that each slice shows.
+    fn seen(&self) -> Result<Vec<[bool; 256]>> {
         let [n, h, w] = self.axes.permute(self.volume.dims());
-        let (mut counts, mut slice) = (vec![0; classes.len()], vec![0u16; h * w]);
-        for z in 0..n {
-            self.volume.label_slice_into(&self.axes, z, &mut slice)?;
-            for (count, &class) in counts.iter_mut().zip(classes) {
-                *count += usize::from(slice.contains(&u16::from(class)));
+        let of_slice = |slice: &mut Vec<u16>, z| {
+            self.volume.label_slice_into(&self.axes, z, slice)?;
+            let mut seen = [false; 256];
+            for &label in slice.iter() {
+                match seen.get_mut(usize::from(label)) {
+                    Some(entry) => *entry = true,
+                    None => bad_input!("{}: label {label} is above 255; renumber the classes", self.volume.path().display()),
+                }
             }
-        }
-        Ok(counts)
+            Ok(seen)
+        };
+        // All, so that of several complaints it is always the first that is made.
+        let all: Vec<Result<_>> = (0..n).into_par_iter().map_init(|| vec![0; h * w], of_slice).collect();
+        all.into_iter().collect()
     }
 
     /// Prompts of one class for queries of `plane` and a network of `size`: for each slice, the mask at S x S if the slice counts as labelled.
@@ -113,19 +118,18 @@ impl Labels {
     pub fn prompts(&self, class: u8, plane: (usize, usize), size: usize) -> Result<Vec<Option<Vec<u8>>>> {
         let [n, h, w] = self.axes.permute(self.volume.dims());
         let plan = MaskPlan::new((h, w), plane, size)?;
-        let (mut labels, mut mask) = (vec![0u16; h * w], vec![0u8; h * w]);
-        let (mut nearest, mut scratch) = (vec![0u8; plane.0 * plane.1], Vec::new());
-        (0..n)
-            .map(|z| {
-                self.volume.label_slice_into(&self.axes, z, &mut labels)?;
-                for (out, &label) in mask.iter_mut().zip(&labels) {
-                    *out = u8::from(label == u16::from(class));
-                }
-                let mut square = vec![0u8; size * size];
-                let labelled = plan.prepare(&mask, 1, &mut nearest, &mut square, &mut scratch)?;
-                Ok(labelled.then_some(square))
-            })
-            .collect()
+        let buffers = || (vec![0u16; h * w], vec![0u8; h * w], vec![0u8; plane.0 * plane.1], Vec::new());
+        let of_slice = |(labels, mask, nearest, scratch): &mut (Vec<u16>, Vec<u8>, Vec<u8>, Vec<f32>), z| {
+            self.volume.label_slice_into(&self.axes, z, labels)?;
+            for (out, &label) in mask.iter_mut().zip(&*labels) {
+                *out = u8::from(label == u16::from(class));
+            }
+            let mut square = vec![0u8; size * size];
+            let labelled = plan.prepare(mask, 1, nearest, &mut square, scratch)?;
+            Ok(labelled.then_some(square))
+        };
+        let all: Vec<Result<_>> = (0..n).into_par_iter().map_init(buffers, of_slice).collect();
+        all.into_iter().collect()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::ops::rows::{Put, gather, put, put_slots};
 use crate::sam2::Sam2;
 use crate::sam2::encoder::{Features, Skips};
 use crate::stop::Stop;
-use crate::tensor::{Bits, Tensor};
+use crate::tensor::{Bits, Carrier, Tensor};
 use crate::volume::ReadAhead;
 use anyhow::{Context, Result};
 use std::rc::Rc;
@@ -108,12 +108,13 @@ impl Support {
             .collect::<Result<Vec<_>>>()?;
         let wanted: Vec<usize> = (0..slices).filter(|&z| parts.iter().any(|part| part.wants(z))).collect();
         let mut read = read(wanted.clone())?;
+        let carrier = Carrier::default();
         for batch in wanted.chunks(building.batch.max(1)) {
             let mut pixels = Vec::with_capacity(batch.len() * size * size);
             for _ in batch {
                 pixels.extend(read.next().context("fewer slices than are wanted")??);
             }
-            let x = Tensor::from_slice(net.device(), &[batch.len(), size, size, 1], &pixels)?;
+            let x = carrier.bring(&pixels, net.device(), &[batch.len(), size, size, 1])?;
             let features = net.encoder.forward(&x, &mut |_, _| {})?;
             drop(x);
             for part in &mut parts {

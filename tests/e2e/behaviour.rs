@@ -70,6 +70,21 @@ fn a_dry_run_writes_nothing_and_both_answers_are_json() {
 }
 
 #[test]
+fn more_runs_than_can_be_averaged_are_refused_before_any_work() {
+    let phantoms = Phantoms::new(2, 1, [256, 16, 16]);
+    let refusal = "256 runs for one class; at most 255 can be averaged: use fewer insertions";
+    let foreseen = phantoms.label("out", &["--insertions", "256", "--dry-run"]).expect(0, &[]);
+    assert!(
+        foreseen.stdout.contains(&format!("this case will fail: {refusal}")),
+        "{}",
+        foreseen.stdout
+    );
+    phantoms
+        .label("out", &["--insertions", "256"])
+        .expect(3, &[&format!("(reading): {refusal}")]);
+}
+
+#[test]
 fn probabilities_of_one_class_are_three_dimensional_and_of_several_have_a_last_axis() {
     let phantoms = Phantoms::small();
     phantoms.label("one", &["--save-probabilities"]).expect(0, &[]);
