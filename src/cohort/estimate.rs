@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::ops::linear::{Epilogue, Input, Linear, linear};
 use crate::tensor::Tensor;
 use crate::tffs::plan::Plan;
+use crate::tffs::support::Counts;
 use anyhow::Result;
 use serde::Serialize;
 use std::time::Instant;
@@ -62,9 +63,12 @@ pub struct Bytes {
 /// Those of a CUDA device.
 pub fn product_rate(device: &Device) -> Result<f64> {
     const K: usize = 512;
-    // On a GPU 16 MB of rows: enough for all multiprocessors, and little beside any budget.
-    let m = if device.cuda().is_some() { 16384 } else { 1024 };
     let weights = Linear::new(device, &vec![0.5; K * K], K, K, None)?;
+    // On a GPU 16 MB of rows each way, which is enough for all multiprocessors, or half of what is left.
+    let m = device.cuda().map_or(1024, |cuda| {
+        let used = cuda.arena.usage();
+        ((used.budget - used.live) / (4 * 2 * K)).clamp(1, 16384)
+    });
     let x = Tensor::zeros(device, &[m, K])?;
     let mut y = Tensor::empty(device, &[m, K])?;
     device.install(|| {
@@ -99,20 +103,21 @@ impl Labeller {
         let (mut classes, mut support_slices, mut steps, mut flops) = (0, 0, 0, 0.0);
         let mut per_support = Vec::with_capacity(labelled.len());
         for case in labelled {
-            let counts = self.labelled_slices(case)?;
-            classes = classes.max(counts.len());
-            for &count in counts.iter().filter(|&&count| count > 0) {
+            let counts = self.counts(case, slices)?;
+            let shown = &counts.conditioning;
+            classes = classes.max(shown.len());
+            for &count in shown.iter().filter(|&&count| count > 0) {
                 steps += runs * slices;
                 flops += (runs * slices) as f64 * (step + count as f64 * per_conditioning_slice);
             }
-            support_slices += counts.iter().copied().max().unwrap_or(0);
+            support_slices += shown.iter().copied().max().unwrap_or(0);
             per_support.push((runs, counts));
         }
         let (plan, bytes) = self.memory(dims, classes, &per_support, save_probabilities)?;
         let flops = flops + slices as f64 * encode;
         Ok(Estimate {
             slices,
-            conditioning_slices: per_support.iter().flat_map(|(_, counts)| counts).sum(),
+            conditioning_slices: per_support.iter().flat_map(|(_, counts)| &counts.conditioning).sum(),
             lane_steps: steps,
             support_slices,
             flops,
@@ -123,17 +128,17 @@ impl Labeller {
         })
     }
 
-    /// Memory by part, and on a CUDA device the plan it belongs to; labelled volumes are given as (insertions, slices that show each class).
+    /// Memory by part, and on a CUDA device the plan it belongs to; labelled volumes are given with their insertions.
     fn memory(
         &self,
         dims: [usize; 3],
         classes: usize,
-        labelled: &[(usize, Vec<usize>)],
+        labelled: &[(usize, Counts)],
         save_probabilities: bool,
     ) -> Result<(Option<Plan>, Bytes)> {
         let net = self.network()?;
         if let Some(cuda) = net.device().cuda() {
-            let labelled = labelled.iter().map(|(insertions, counts)| (*insertions, &counts[..]));
+            let labelled = labelled.iter().map(|(insertions, counts)| (*insertions, counts));
             let problem = self.problem(dims, labelled, save_probabilities);
             let plan = Plan::within(cuda.arena.usage().budget, self.network_bytes(), net, &problem)?;
             let parts = plan.bytes;
@@ -148,7 +153,7 @@ impl Labeller {
             return Ok((Some(plan), bytes));
         }
         let token_bytes = net.config.grid().pow(2) * net.config.mem_dim;
-        let counts = || labelled.iter().flat_map(|(_, counts)| counts);
+        let counts = || labelled.iter().flat_map(|(_, counts)| &counts.conditioning);
         let [slices, h, w] = dims;
         // Kept as bf16; those in use are brought to f32.
         let supports = counts().sum::<usize>() * 2 * token_bytes + counts().max().unwrap_or(&0) * 4 * token_bytes;

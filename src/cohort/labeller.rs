@@ -20,7 +20,7 @@ use crate::tffs::places::insertion_places;
 use crate::tffs::plan::Plan;
 use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labelled, Labels};
-use crate::tffs::support::{Building, Support};
+use crate::tffs::support::{Building, Counts, Support};
 use crate::volume::{AxisMap, ReadAhead, Volume};
 use anyhow::Result;
 use engine::Built;
@@ -41,12 +41,15 @@ pub struct Labeller {
     settings: Settings,
     supports: HashMap<SupportKey, Built>,
     labelled: HashMap<String, Arc<Checked>>,
-    /// Slices that show each class, by labelled case, view and classes.
-    shown: HashMap<(String, String, Vec<u8>), Vec<usize>>,
+    /// Which slices show each class, by labelled case, view and classes.
+    shown: HashMap<(String, String, Vec<u8>), Shown>,
     ahead: Option<Ahead>,
     /// Whether the device is waited for after every stage.
     waits: bool,
 }
+
+/// Of each class, which slices of a labelled volume show it.
+type Shown = Arc<Vec<Vec<bool>>>;
 
 /// What a support's memory depends on: the labelled case, how its array is seen, the query's plane, the reach of pointers and the classes.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -72,8 +75,7 @@ struct Use {
     case: String,
     key: SupportKey,
     places: Vec<usize>,
-    /// Slices that show each class.
-    conditioning: Vec<usize>,
+    counts: Counts,
     reoriented: Option<String>,
     files: (FileOfRecord, FileOfRecord),
 }
@@ -120,17 +122,21 @@ impl Labeller {
             .map_or(self.settings.insertions.min(slices), Vec::len)
     }
 
-    /// Slices with each of the case's classes.
+    /// What a labelled case with its classes shows to a query of `slices` slices, seen as it is stored.
     ///
     /// # Errors
     /// Files that are unusable or do not fit each other.
-    pub fn labelled_slices(&mut self, case: &LabelledCase) -> Result<Vec<usize>> {
+    pub(in crate::cohort) fn counts(&mut self, case: &LabelledCase, slices: usize) -> Result<Counts> {
         let checked = self.checked(case)?;
-        let labels = Labels {
-            volume: Arc::clone(&checked.labels),
-            axes: open::query_axes(&self.settings)?,
-        };
-        labels.slices_per_class(&checked.classes)
+        let axes = open::query_axes(&self.settings)?;
+        let shown = self.shown(&case.name, &checked, axes, &checked.classes)?;
+        let reach = self.reach(slices + axes.permute(checked.labels.dims())[0])?;
+        Ok(Counts::new(self.network()?, &shown, reach))
+    }
+
+    /// How far back pointers go in a sequence of so many slices.
+    fn reach(&self, slices: usize) -> Result<usize> {
+        Ok(memory_bank::pointer_reach(slices, self.network()?.config.max_obj_ptrs_in_encoder))
     }
 
     /// SHA-256 of the weights.
@@ -324,16 +330,18 @@ impl Labeller {
                     support.name, case.name
                 ));
             }
+            let reach = self.reach(slices + depth)?;
+            let shown = self.shown(&support.name, checked, axes, &classes)?;
             uses.push(Use {
                 case: support.name.clone(),
                 key: SupportKey {
                     case: support.name.clone(),
                     view: axes.to_string(),
                     plane: query.plane(),
-                    reach: memory_bank::pointer_reach(slices + depth, self.network()?.config.max_obj_ptrs_in_encoder),
+                    reach,
                     classes: classes.clone(),
                 },
-                conditioning: self.conditioning(&support.name, checked, axes, &classes)?,
+                counts: Counts::new(self.network()?, &shown, reach),
                 places,
                 reoriented,
                 files: (checked.image_file.clone(), checked.labels_file.clone()),
@@ -342,16 +350,16 @@ impl Labeller {
         Ok(uses)
     }
 
-    /// Slices of a labelled volume that show each of the classes, counted once.
-    fn conditioning(&mut self, case: &str, checked: &Checked, axes: AxisMap, classes: &[u8]) -> Result<Vec<usize>> {
+    /// Which slices of a labelled volume show each of the classes, looked at once.
+    fn shown(&mut self, case: &str, checked: &Checked, axes: AxisMap, classes: &[u8]) -> Result<Shown> {
         let key = (case.to_owned(), axes.to_string(), classes.to_vec());
         if let Some(found) = self.shown.get(&key) {
-            return Ok(found.clone());
+            return Ok(Arc::clone(found));
         }
         let volume = Arc::clone(&checked.labels);
-        let counts = Labels { volume, axes }.slices_per_class(classes)?;
-        self.shown.insert(key, counts.clone());
-        Ok(counts)
+        let shown = Arc::new(Labels { volume, axes }.shown(classes)?);
+        self.shown.insert(key, Arc::clone(&shown));
+        Ok(shown)
     }
 
     /// How a labelled volume's array is seen for a query.

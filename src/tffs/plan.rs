@@ -27,6 +27,8 @@ pub struct Problem {
     pub most_conditioning: usize,
     /// Of the support with most of them, all classes together: so many are on the device while it is made.
     pub most_in_volume: usize,
+    /// Empty slices that are tracked of the support with most of them: their features are on the device while it is made, unless tokens stand in host memory.
+    pub most_tracked: usize,
     /// Supports and classes, each of which may keep two rings of tracked slices.
     pub starts: usize,
     /// Lanes per step, if that is fixed.
@@ -62,7 +64,7 @@ pub struct Parts {
     pub maps: usize,
     /// Of a step.
     pub working: usize,
-    /// Of a batch in the encoder, and of a support in the making that is spilled: given back before the three above are taken.
+    /// Of a batch in the encoder, and of a support in the making: given back before the three above are taken.
     pub encoding: usize,
     /// Supports that this query does not use, kept for others.
     pub kept: usize,
@@ -178,7 +180,7 @@ impl Plan {
                     + if self.spilled_supports {
                         problem.most_in_volume * sizes.tokens
                     } else {
-                        0
+                        problem.most_tracked * sizes.features
                     },
                 kept: 0,
             },
@@ -189,6 +191,7 @@ impl Plan {
 
 /// Bytes of the network's parts.
 struct Sizes {
+    features: usize,
     query_slice: usize,
     tokens: usize,
     ring: usize,
@@ -202,6 +205,8 @@ impl Sizes {
         let (p, m) = (net.config.grid().pow(2), net.config.mem_dim);
         let tokens = 2 * p * m;
         Self {
+            // Top; middle; fine.
+            features: 2 * p * net.config.d_model * (1 + 1 + 2),
             // x, q and part; middle; fine.
             query_slice: 2 * p * net.config.d_model * (3 + 1 + 2),
             tokens,

@@ -82,14 +82,14 @@ impl Labels {
             .collect())
     }
 
-    /// Slices that show each of `classes`.
+    /// Which slices show each of `classes`.
     ///
     /// # Errors
     /// As [`classes`](Self::classes).
-    pub fn slices_per_class(&self, classes: &[u8]) -> Result<Vec<usize>> {
+    pub fn shown(&self, classes: &[u8]) -> Result<Vec<Vec<bool>>> {
         let seen = self.seen()?;
-        let count = |&class: &u8| seen.iter().filter(|seen| seen[usize::from(class)]).count();
-        Ok(classes.iter().map(count).collect())
+        let of_class = |&class: &u8| seen.iter().map(|seen| seen[usize::from(class)]).collect();
+        Ok(classes.iter().map(of_class).collect())
     }
 
     /// The labels that each slice shows.

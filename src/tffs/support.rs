@@ -25,6 +25,28 @@ pub enum Direction {
     Backward,
 }
 
+/// A labelled volume, as far as memory depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Slices that show each class.
+    pub conditioning: Vec<usize>,
+    /// Empty slices that are tracked, for one class or another.
+    pub tracked: usize,
+}
+
+impl Counts {
+    /// Of a volume whose slices show classes so; pointers reach back less than `reach`.
+    pub fn new(net: &Sam2, shown: &[Vec<bool>], reach: usize) -> Self {
+        let needed = shown.iter().flat_map(|shown| needed_empties(shown, net.config.num_maskmem, reach));
+        let needed: Vec<Vec<bool>> = needed.collect();
+        let slices = shown.first().map_or(0, Vec::len);
+        Self {
+            conditioning: shown.iter().map(|shown| shown.iter().filter(|&&shown| shown).count()).collect(),
+            tracked: (0..slices).filter(|&z| needed.iter().any(|needed| needed[z])).count(),
+        }
+    }
+}
+
 /// A labelled volume's memory for one class and plane size.
 pub struct Support {
     /// Labelled slices in all.
@@ -217,7 +239,11 @@ impl<'a> Part<'a> {
         Ok(Self {
             masks,
             building,
-            needed: needed_empties(masks, config.num_maskmem, building.reach),
+            needed: needed_empties(
+                &masks.iter().map(Option::is_some).collect::<Vec<_>>(),
+                config.num_maskmem,
+                building.reach,
+            ),
             conditioning: Vec::with_capacity(count),
             tokens: (count > 0).then(|| Tensor::empty(net.device(), &shape)).transpose()?,
             pointers: Vec::with_capacity(count),
@@ -306,19 +332,19 @@ impl<'a> Part<'a> {
 }
 
 /// Which empty labelled slices must be tracked, forwards and backwards: those a query slice can see (as memory or pointer), and those that they see, and so on.
-fn needed_empties(masks: &[Option<Vec<u8>>], memory_slices: usize, reach: usize) -> [Vec<bool>; 2] {
-    let n = masks.len();
+fn needed_empties(shown: &[bool], memory_slices: usize, reach: usize) -> [Vec<bool>; 2] {
+    let n = shown.len();
     [false, true].map(|backward| {
         let place = |t: usize| if backward { n - 1 - t } else { t };
         let mut needed = vec![false; n];
-        let Some(first) = (0..n).find(|&t| masks[place(t)].is_some()) else {
+        let Some(first) = (0..n).find(|&t| shown[place(t)]) else {
             return needed;
         };
         let span = memory_slices.max(reach) - 1;
         // The nearest later slice that looks back: at first the first query slice, at position n.
         let mut viewer = n;
         for t in (first..n).rev() {
-            if masks[place(t)].is_none() && viewer - t <= span {
+            if !shown[place(t)] && viewer - t <= span {
                 needed[place(t)] = true;
                 viewer = t;
             }
@@ -331,8 +357,8 @@ fn needed_empties(masks: &[Option<Vec<u8>>], memory_slices: usize, reach: usize)
 mod tests {
     use super::*;
 
-    fn masks(pattern: &str) -> Vec<Option<Vec<u8>>> {
-        pattern.chars().map(|c| (c == '#').then(Vec::new)).collect()
+    fn masks(pattern: &str) -> Vec<bool> {
+        pattern.chars().map(|c| c == '#').collect()
     }
 
     fn shown(needed: &[bool]) -> String {

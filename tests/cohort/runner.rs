@@ -375,7 +375,9 @@ struct Device<'a> {
 
 impl Worker<()> for Device<'_> {
     fn work(&mut self, task: &Task<()>, _: Option<&Task<()>>, _: &Stop, _: &Progress) -> Result<Worked> {
-        self.both.take().into_iter().for_each(|both| drop(both.wait()));
+        if let Some(both) = self.both.take() {
+            both.wait();
+        }
         if self.fails {
             bail!("the device failed");
         }

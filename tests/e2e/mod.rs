@@ -5,6 +5,8 @@ mod bad_volumes;
 mod bad_weights;
 mod behaviour;
 mod demo;
+#[cfg(feature = "emu")]
+mod emulated;
 mod geometry;
 mod gpu;
 mod interrupted;

@@ -44,6 +44,7 @@ impl Cohort {
             conditioning: supports * labelled * classes,
             most_conditioning: labelled,
             most_in_volume: labelled * classes,
+            most_tracked: 0,
             starts: supports * classes,
             lanes: None,
             probabilities: false,
@@ -127,6 +128,7 @@ fn plans_of_small_budgets_are_what_the_program_takes() {
 fn plans_of_small_budgets_hold_while_supports_of_many_classes_and_empty_slices_are_made() {
     let mut cohort = Cohort::new([40, 16, 16], 2, 20, 30, 1);
     cohort.gaps = true;
+    cohort.problem.most_tracked = 20;
     less_and_less(&cohort, 2);
 }
 

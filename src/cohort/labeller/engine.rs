@@ -6,7 +6,7 @@ use crate::device::open::Opening;
 use crate::device::{DeviceLost, OutOfMemory};
 use crate::sam2::{Config, Sam2};
 use crate::tffs::plan::{Plan, Problem};
-use crate::tffs::support::Support;
+use crate::tffs::support::{Counts, Support};
 use crate::weights::Checkpoint;
 use crate::{note, warning};
 use anyhow::{Context, Error, Result};
@@ -88,7 +88,7 @@ impl Labeller {
         };
         let budget = cuda.arena.usage().budget;
         cuda.arena.forget_peak();
-        let labelled = uses.iter().map(|used| (used.places.len(), &used.conditioning[..]));
+        let labelled = uses.iter().map(|used| (used.places.len(), &used.counts));
         let problem = self.problem(dims, labelled, probabilities);
         let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
         let others = self.supports.iter().filter(|(key, built)| !used(key) && !built.spilled);
@@ -116,15 +116,16 @@ impl Labeller {
         }
     }
 
-    /// What the plan of a case depends on; labelled volumes are given as (insertions, slices that show each class).
+    /// What the plan of a case depends on; labelled volumes are given with their insertions.
     pub(in crate::cohort) fn problem<'a>(
         &self,
         dims: [usize; 3],
-        labelled: impl Iterator<Item = (usize, &'a [usize])> + Clone,
+        labelled: impl Iterator<Item = (usize, &'a Counts)> + Clone,
         probabilities: bool,
     ) -> Problem {
-        let in_volumes = labelled.clone().map(|(_, counts)| counts.iter().sum());
-        let counts = labelled.clone().flat_map(|(_, counts)| counts.iter().copied());
+        let in_volumes = labelled.clone().map(|(_, counts)| counts.conditioning.iter().sum());
+        let tracked = labelled.clone().map(|(_, counts)| counts.tracked);
+        let counts = labelled.clone().flat_map(|(_, counts)| counts.conditioning.iter().copied());
         Problem {
             dims,
             supports: labelled.clone().count(),
@@ -132,6 +133,7 @@ impl Labeller {
             conditioning: counts.clone().sum(),
             most_conditioning: counts.clone().max().unwrap_or(0),
             most_in_volume: in_volumes.max().unwrap_or(0),
+            most_tracked: tracked.max().unwrap_or(0),
             starts: counts.filter(|&count| count > 0).count(),
             lanes: self.engine.lanes,
             probabilities,
