@@ -54,7 +54,11 @@ impl Measurement {
                     ("volume p50", report.p50_seconds),
                     ("volume p95", report.p95_seconds),
                 ];
-                stages.chain(whole.map(|(name, seconds)| (name.to_owned(), seconds))).collect()
+                let first_kernel = report.first_kernel_seconds.map(|seconds| ("first kernel".to_owned(), seconds));
+                stages
+                    .chain(first_kernel)
+                    .chain(whole.map(|(name, seconds)| (name.to_owned(), seconds)))
+                    .collect()
             }
         }
     }

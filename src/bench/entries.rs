@@ -5,14 +5,18 @@ use crate::ops::{self, Cost, in_network};
 use crate::tensor::Tensor;
 use anyhow::Result;
 use ops::attention::{Columns, attention};
+use ops::components::holes_filled;
 use ops::conv::{Conv, conv};
 use ops::depthwise::{Depthwise, depthwise};
+use ops::ensemble::Sums;
 use ops::linear::{Epilogue, Input, Linear, linear};
 use ops::memory_attention::{KeyTables, Memory, Pointers, Slices, memory_attention};
 use ops::memory_mask::Affine;
 use ops::norm::Norm;
 use ops::resize::ResizePlan;
 use ops::rope::{Rope, rope};
+use ops::rows::{self, Put};
+use ops::take::Maps;
 use ops::upscale::{Upscale, upscale};
 
 /// One call of an op, ready to be timed.
@@ -59,6 +63,8 @@ pub fn entries(device: &Device) -> Vec<Entry> {
     attentions(device, &mut all);
     maps(device, &mut all);
     memory_masks(device, &mut all);
+    results(device, &mut all);
+    moves(device, &mut all);
     if device.cuda().is_none() {
         planes(&mut all);
     }
@@ -324,6 +330,72 @@ fn memory_masks(device: &Device, all: &mut Vec<Entry>) {
             },
         );
     }
+}
+
+/// From the logits of lanes to the labels of a volume of eight slices.
+fn results(device: &Device, all: &mut Vec<Entry>) {
+    const SLICES: usize = 8;
+    for c in ops::ensemble::cases() {
+        let (pixels, lanes) = (c.output.0 * c.output.1, 5 * times(device, c.name));
+        let dims = [SLICES, c.output.0, c.output.1];
+        let logits = {
+            let device = device.clone();
+            move || Tensor::from_slice_f32(&device, &[lanes, c.input.0, c.input.1], &noise(lanes * c.input.0 * c.input.1, 1))
+        };
+        if device.cuda().is_some() {
+            let (device, logits) = (device.clone(), logits.clone());
+            add(all, "ensemble", c.name, ops::ensemble::cost(lanes * pixels), move || {
+                let plan = ResizePlan::bilinear(c.input, c.output)?;
+                let (mut sums, x) = (Sums::new(&device, lanes, pixels, 1)?, logits()?);
+                let runs: Vec<_> = (0..lanes).map(|plane| ops::ensemble::Run { plane, slice: plane }).collect();
+                Ok(Box::new(move || sums.add(&x, &runs, &plan)))
+            });
+        }
+        add(all, "fill_holes", c.name, rows::cost(lanes * c.input.0 * c.input.1), move || {
+            let (x, planes) = (logits()?, (0..lanes).collect::<Vec<_>>());
+            Ok(Box::new(move || holes_filled(&x, &planes, 8, 0.1).map(drop)))
+        });
+        let volume = device.clone();
+        add(all, "take", c.name, ops::take::cost(SLICES * pixels), move || {
+            let sums = Sums::new(&volume, SLICES, pixels, 50)?;
+            let mut maps = Maps::new(&volume, SLICES * pixels, 0.5)?;
+            Ok(Box::new(move || maps.take(1, &sums, None).map(drop)))
+        });
+        let volume = device.clone();
+        // At least a label read and written.
+        let bytes = 2.0 * (SLICES * pixels) as f64;
+        add(all, "components", c.name, Cost { flops: 0.0, bytes }, move || {
+            let mut maps = Maps::new(&volume, SLICES * pixels, 0.5)?;
+            Ok(Box::new(move || maps.components(0, dims, false).map(drop)))
+        });
+    }
+}
+
+/// A query's features to the lanes of a step, and their tokens to the rings.
+fn moves(device: &Device, all: &mut Vec<Entry>) {
+    let Some(c) = ops::memory_attention::cases().into_iter().find(|c| in_network(c.name)) else {
+        return;
+    };
+    let (p, lanes) = (c.grid.0 * c.grid.1, c.lanes * times(device, c.name));
+    let from = device.clone();
+    add(all, "gather", c.name, rows::cost(lanes * p * c.d), move || {
+        let x = tensor(&from, &[lanes * p, c.d], 1)?;
+        let slices: Vec<usize> = (0..lanes).rev().collect();
+        Ok(Box::new(move || rows::gather(&x, p, &slices).map(drop)))
+    });
+    let to = device.clone();
+    add(all, "put_slots", c.name, rows::cost(lanes * p * c.m), move || {
+        let tokens = tensor(&to, &[lanes * p, c.m], 1)?;
+        let mut rings = Tensor::zeros(&to, &[lanes, p, c.recent, c.m])?;
+        let puts: Vec<Put> = (0..lanes)
+            .map(|lane| Put {
+                from: lane,
+                ring: lane,
+                slot: 1,
+            })
+            .collect();
+        Ok(Box::new(move || rows::put_slots(&mut rings, &tokens, &puts)))
+    });
 }
 
 /// Ops on planes of the CPU.

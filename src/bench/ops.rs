@@ -22,7 +22,7 @@ pub struct Report {
     pub ceilings: Ceilings,
     /// Op by op.
     pub ops: Vec<Row>,
-    /// The card that [`Row::modelled_seconds`] speak of.
+    /// The card that [`Row::modelled_seconds`] speak of, with what they assume of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modelled_card: Option<String>,
 }
@@ -82,7 +82,7 @@ pub fn measure(device: &Device, filter: &str, card: Option<&Card>) -> Result<Rep
         device: device.kind(),
         ceilings,
         ops,
-        modelled_card: card.map(|card| card.name.to_owned()),
+        modelled_card: card.map(Card::to_string),
     })
 }
 
@@ -98,7 +98,7 @@ impl Report {
             "op", "case", "us", "TFLOP/s", "GB/s", "ceiling"
         );
         if let Some(card) = &self.modelled_card {
-            text += &format!("  {card} us at least (data sheet)");
+            text += &format!("  us at least by the data sheet of {card}");
         }
         for row in &self.ops {
             text += &format!(

@@ -2,6 +2,7 @@
 
 use super::driver::Limits;
 use anyhow::{Result, anyhow};
+use std::fmt;
 
 /// A kind of GPU, or a slice of one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,6 +81,20 @@ impl Card {
     /// The least seconds this work can take on it.
     pub fn seconds(&self, flops: f64, bytes: f64) -> f64 {
         (flops / (self.teraflops * 1e12)).max(bytes / (self.gigabytes_per_second * 1e9))
+    }
+}
+
+impl fmt::Display for Card {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({} multiprocessors, {} TFLOP/s, {} GB/s, {:.1} GiB)",
+            self.name,
+            self.multiprocessors,
+            self.teraflops,
+            self.gigabytes_per_second,
+            self.memory as f64 / GIB as f64
+        )
     }
 }
 

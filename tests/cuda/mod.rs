@@ -5,6 +5,7 @@ mod add_rows;
 #[cfg(feature = "emu")]
 mod arena;
 mod attention;
+mod bench;
 mod cache;
 mod compile;
 mod components;
