@@ -4,9 +4,10 @@
 #   benches/gpu.sh [--list] [--out DIR] [--tests FILE] [--program FILE] correctness|kernels|volumes
 #
 # Needs bash, coreutils, tar and gzip, the release test binary (cargo test --release --no-run) and the program (cargo build --release); NVRTC as the program
-# finds it. --list says what would be run, and runs nothing. Exit code: 0 all steps ended well, 1 some did not, 2 bad usage.
+# finds it; for the comparisons a Python with PyTorch and sam2, named by PYTHON. --list says what would be run, and runs nothing. Exit code: 0 all steps ended well, 1 some did not, 2 bad usage.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python3}
 budget=460 # seconds of a part; what is left of it limits each step
 
 usage() { sed -n '4p' "${BASH_SOURCE[0]}" | cut -c5- >&2; exit 2; }
@@ -86,6 +87,7 @@ gpu_tests() {
 correctness() {
     gpu_tests kernels 150 cuda::gpu:: env "HPC_SEG_RECORD_PTX=$folder" "$tests"
     gpu_tests fault 20 cuda::fault:: "$tests"
+    gpu_tests stages 60 sam2::gpu:: "$tests"
     gpu_tests golden 120 tffs::gpu:: "$tests"
     gpu_tests processes 60 e2e::gpu:: "$tests"
     for tool in memcheck racecheck initcheck; do
@@ -97,16 +99,30 @@ correctness() {
     done
 }
 
+# peer NAME SECONDS OPTIONS...: the same work in PyTorch, if there is a Python that has it (benches/peers/README.md).
+peer() {
+    local name=$1 limit=$2
+    shift 2
+    if ((list_only)) || "$python" -c 'import torch, sam2; assert torch.cuda.is_available()' 2>/dev/null; then
+        step "$name" "$limit" "$python" "$root/benches/peers/gpu.py" "$@" --json "$folder/$name.json"
+    else
+        printf '%s,absent: no PyTorch with sam2 in %s,0\n' "$name" "$python" >>"$folder/summary.csv"
+    fi
+}
+
 kernels() {
     step clocks 10 nvidia-smi -q -d CLOCK
     step ops 200 "$program" bench --ops --device cuda --json "$folder/ops.json"
     step ops_14_sms 200 "$program" bench --ops --device cuda --sm-limit 14 --json "$folder/ops_14_sms.json"
+    peer peer_kernels 120 --kernels
 }
 
 volumes() {
     step plan 10 "$program" bench --volume --device cuda --memory 10GiB --dry-run
     step volume 200 "$program" bench --volume --device cuda --memory 10GiB --json "$folder/volume.json"
     step volume_14_sms 200 "$program" bench --volume --device cuda --memory 10GiB --sm-limit 14 --json "$folder/volume_14_sms.json"
+    peer peer_volume 100 --volume
+    peer peer_authors 60 --authors
 }
 
 if ((list_only)); then folder=FOLDER; "$part"; exit 0; fi

@@ -7,7 +7,8 @@
 //
 // Parallelisation: a block takes 32 WARPS queries of one lane and one split: STRIP columns of the grid, of the rows of one part. Every thread keeps its own
 // fragments of X of the strip in shared memory (16-byte slots of its own: no conflict, no barrier) and of Y[y] in registers; their f16 sum is the left operand
-// for all tokens of a position, which come in tiles of TOKENS. All threads start the copy of the next tile while this one is computed, and then turn it, in place, into
+// for all tokens of a position, which come in tiles of TOKENS: of up to 16 or 32 tokens four or two positions of a row at a time, so that a barrier, a wait and the
+// turning of a tile serve them all; of more, one position or a part of one. All threads start the copy of the next tile while this one is computed, and then turn it, in place, into
 // keys (token + place) and values. Splits follow from the grid and the number of tokens alone. Splits of the same queries and lanes run side by side, so that
 // tables and tokens are read from memory about once and else from L2.
 // Flops: 4 . 64 per query and token (tiles of 16: 19 tokens at a position cost 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
@@ -17,7 +18,8 @@
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp.
 // Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
-// A position costs 1.6 us per block whatever its tokens; see benches/runs/2026-11-27-h200. Not tried: m16n8k8 for an odd group of 8 tokens; reaching for tokens and Y more than a position ahead.
+// A position then cost 1.6 us per block whatever its tokens, see benches/runs/2026-11-27-h200; that several share a tile is since then, and has not been timed on a GPU.
+// Not tried: m16n8k8 for an odd group of 8 tokens; reaching for tokens and Y more than a tile ahead; tokens in f16 in the memory bank, which would not have to be turned.
 #include "memory.cuh"
 #include "tile.cuh"
 
@@ -27,10 +29,10 @@
 constexpr int M = 64, THREADS = WARPS * LANES, QUERIES = 32 * WARPS;
 constexpr int TILE = TOKENS * M;
 constexpr int ROUNDS = TOKENS * (M / 8) / THREADS;  // 16-byte pieces of a tile per thread
-static_assert(ROUNDS * THREADS == TOKENS * (M / 8) && TOKENS % 32 == 0, "every thread has as many pieces");
+static_assert(ROUNDS * THREADS == TOKENS * (M / 8) && TOKENS == 64, "every thread has as many pieces; a quarter of a tile is 16 tokens");
 constexpr float SLACK = 8.f;
 
-// A tile of tokens: `first` of those at column x, row y.
+// A tile of tokens: from `first` on those at column x, row y, and, where a tile has room for several positions, all at the columns after it.
 struct Cursor {
     int x, y, first;
 };
@@ -45,12 +47,12 @@ struct Source {
     int step, place;
 };
 
-DEV Source source_of(const Memory& memory, const int* times, const bf16* places, int positions, int token) {
+DEV Source source_of(const Memory& memory, const int* times, const bf16* places, int positions, int token, int ahead) {
     const int column = threadIdx.x % 8 * 8, recent = token - memory.conditioning_count;
     if (recent >= memory.recent_count) return {places, 0, 0};
-    const int place = times[memory.times + token] * positions * M + column;
-    if (recent >= 0) return {memory.recent + recent * M + column, memory.recent_slots * M, place};
-    return {memory.conditioning + token * M + column, memory.conditioning_slots * M, place};
+    const int place = (times[memory.times + token] * positions + ahead) * M + column;
+    if (recent >= 0) return {memory.recent + (ahead * memory.recent_slots + recent) * M + column, memory.recent_slots * M, place};
+    return {memory.conditioning + (ahead * memory.conditioning_slots + token) * M + column, memory.conditioning_slots * M, place};
 }
 
 // Starts the copies of this thread's pieces of a tile: tokens to `values`, what their keys are made with to `keys`. Tokens from `count` on are zeros.
@@ -196,19 +198,27 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
         y1 = x0 == 0 && y0 == 0 && memory.pointers ? 1 : y0;
     }
     auto tokens_at = [&](const Cursor& at) { return at.x || at.y ? spatial : spatial + memory.pointers; };
-    // Most tiles are the first of their position, without pointers: where they come from is known once.
+    // Up to 16 tokens of a position take a quarter of a tile, up to 32 a half, so that a tile has two or four positions of a row; else it has one, or a part of one.
+    const int shift = spatial <= 16 ? 4 : spatial <= 32 ? 5 : 6, most = TOKENS >> shift;
+    auto span_of = [&](const Cursor& at) { return at.first || tokens_at(at) > spatial ? 1 : min(most, x1 - at.x); };
+    // Most tiles begin with their positions, without pointers: where they come from is known once.
     Source source[ROUNDS];
 #pragma unroll
-    for (int i = 0; i < ROUNDS; i++) source[i] = source_of(memory, times, places, positions, threadIdx.x / 8 + i * (THREADS / 8));
+    for (int i = 0; i < ROUNDS; i++) {
+        const int slot = threadIdx.x / 8 + i * (THREADS / 8);
+        source[i] = source_of(memory, times, places, positions, slot & ((1 << shift) - 1), slot >> shift);
+    }
     auto fetch_at = [&](int buffer, const Cursor& at) {
         const int position = at.y * width + at.x;
         if (at.first || (position == 0 && memory.pointers)) {
             fetch(keys + buffer * TILE, values + buffer * TILE, memory, times, places, position, positions, at.first, tokens_at(at));
             return;
         }
+        const int span = span_of(at);
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
-            const int to = buffer * TILE + swizzled<M>(threadIdx.x / 8 + i * (THREADS / 8), threadIdx.x % 8), bytes = source[i].step ? 16 : 0;
+            const int slot = threadIdx.x / 8 + i * (THREADS / 8), to = buffer * TILE + swizzled<M>(slot, threadIdx.x % 8);
+            const int bytes = source[i].step && slot >> shift < span ? 16 : 0;
             cp_async16(values + to, source[i].value + (size_t)position * source[i].step, bytes);
             cp_async16(keys + to, places + source[i].place + position * M, bytes);
         }
@@ -217,10 +227,9 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
 
     // Rows of this thread beyond the last are computed like the last and not written.
     const int first_query = blockIdx.y % groups * QUERIES + warp * 32 + lane / 4, lane_row = blockIdx.y / groups * positions;
-    int row[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) row[i] = (lane_row + min(first_query + 8 * i, positions - 1)) * coordinates;
-    auto fragment = [&](int i, int coordinate, int part) { return ((const uint4*)(tables + (size_t)(row[i] + coordinate) * M))[part * 4 + lane % 4]; };
+    // Worked out at each use: registers are dear.
+    auto row = [&](int i) { return (lane_row + min(first_query + 8 * i, positions - 1)) * coordinates; };
+    auto fragment = [&](int i, int coordinate, int part) { return ((const uint4*)(tables + (size_t)(row(i) + coordinate) * M))[part * 4 + lane % 4]; };
     Cursor at = {x0, y0, 0};
     if (at.y < y1) fetch_at(0, at);
     for (int x = x0; x < x1; x++)
@@ -229,50 +238,48 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
 
     Rows rows = {{}, {NO_SCORE, NO_SCORE, NO_SCORE, NO_SCORE}};
     uint4 of_y[8];
-    float base_y[4], base_x[4];  // of the next row and position: on their way while this one is computed
+    float base_y[4];  // of the next row: on their way while this one is computed
     auto start_row = [&](int y) {
 #pragma unroll
         for (int i = 0; i < 8; i++) of_y[i] = fragment(i / 2, width + y, i % 2);
 #pragma unroll
-        for (int i = 0; i < 4; i++) base_y[i] = biases[row[i] + width + y];
+        for (int i = 0; i < 4; i++) base_y[i] = biases[row(i) + width + y];
     };
-    auto start_position = [&](const Cursor& at) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) base_x[i] = biases[row[i] + at.x];
-    };
-    if (at.y < y1) start_row(at.y), start_position(at);
+    if (at.y < y1) start_row(at.y);
     for (int buffer = 0; at.y < y1; buffer ^= 1) {
-        const int count = tokens_at(at) - at.first;
+        const int count = tokens_at(at) - at.first, span = span_of(at);
         Cursor next = {at.x, at.y, at.first + TOKENS};
         if (count <= TOKENS) {
-            next.first = 0;
-            if (++next.x == x1) next.x = x0, next.y++;
+            next = {at.x + span, at.y, 0};
+            if (next.x == x1) next.x = x0, next.y++;
         }
         bf16 *key_tile = keys + buffer * TILE, *value_tile = values + buffer * TILE;
         cp_async_wait<0>();
-        convert(key_tile, value_tile, at.first, spatial);
+        convert(key_tile, value_tile, at.first, span > 1 ? TOKENS : spatial);
         __syncthreads();  // the tile is there for all, and all have read the one before, whose place is filled next
         if (next.y < y1) fetch_at(buffer ^ 1, next);
-        if (at.first == 0) {
+#pragma unroll 1
+        for (int ahead = 0; ahead < span; ahead++) {
+            if (at.first == 0) {
+                // Needed when scores are there; from L1, but in the first row.
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                // Row i / 2 of the thread is half i / 2 % 2 of 16 queries; a piece has the two pairs of each of two steps.
-                const uint4 v = sum_of(strip[((at.x - x0) * 8 + i) * THREADS + threadIdx.x], of_y[i]);
-                u32(&first)[4] = rows.left[i / 4][i % 2 * 2];
-                u32(&second)[4] = rows.left[i / 4][i % 2 * 2 + 1];
-                first[i / 2 % 2] = v.x, first[i / 2 % 2 + 2] = v.y;
-                second[i / 2 % 2] = v.z, second[i / 2 % 2 + 2] = v.w;
+                for (int i = 0; i < 4; i++) rows.base[i] = biases[row(i) + at.x + ahead] + base_y[i];
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    // Row i / 2 of the thread is half i / 2 % 2 of 16 queries; a piece has the two pairs of each of two steps.
+                    const uint4 v = sum_of(strip[((at.x - x0 + ahead) * 8 + i) * THREADS + threadIdx.x], of_y[i]);
+                    u32(&first)[4] = rows.left[i / 4][i % 2 * 2];
+                    u32(&second)[4] = rows.left[i / 4][i % 2 * 2 + 1];
+                    first[i / 2 % 2] = v.x, first[i / 2 % 2 + 2] = v.y;
+                    second[i / 2 % 2] = v.z, second[i / 2 % 2 + 2] = v.w;
+                }
             }
-#pragma unroll
-            for (int i = 0; i < 4; i++) rows.base[i] = base_x[i] + base_y[i];
+            if (ahead + 1 == span && next.y != at.y && next.y < y1) start_row(next.y);
+            int from = ahead << shift;
+            const int end = from + count, last = min(end, TOKENS);
+            for (; from + 16 < last; from += 32) attend<2>(key_tile, value_tile, from, end, rows);
+            if (from < last) attend<1>(key_tile, value_tile, from, end, rows);
         }
-        if (next.first == 0 && next.y < y1) {
-            if (next.y != at.y) start_row(next.y);
-            start_position(next);
-        }
-        int from = 0;
-        for (; from + 16 < min(count, TOKENS); from += 32) attend<2>(key_tile, value_tile, from, count, rows);
-        if (from < min(count, TOKENS)) attend<1>(key_tile, value_tile, from, count, rows);
         at = next;
     }
 

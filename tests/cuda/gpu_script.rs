@@ -43,8 +43,8 @@ fn the_script_lists_what_each_part_would_run_within_eight_minutes() {
                 "HPC_SEG_RECORD_PTX=",
             ],
         ),
-        ("kernels", ["bench --ops", "--sm-limit 14", "--json"]),
-        ("volumes", ["bench --volume", "--memory 10GiB", "--dry-run"]),
+        ("kernels", ["bench --ops", "--sm-limit 14", "peers/gpu.py --kernels"]),
+        ("volumes", ["bench --volume", "--memory 10GiB", "peers/gpu.py --authors"]),
     ] {
         let output = run(&["--list", part]);
         let text = String::from_utf8(output.stdout).unwrap();

@@ -34,7 +34,7 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "fragment(i / 2, width + y, i % 2)",
         "fragment(i / 2, width, i % 2)",
     ),
-    ("no bias of the row", "memory_attention.cu", "base_x[i] + base_y[i]", "base_x[i]"),
+    ("no bias of the row", "memory_attention.cu", " + base_y[i];", ";"),
     (
         "queries beyond the last are written",
         "memory_attention.cu",
@@ -51,7 +51,7 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "Y of the row before",
         "memory_attention.cu",
-        "if (next.y != at.y) start_row(next.y);",
+        "if (ahead + 1 == span && next.y != at.y && next.y < y1) start_row(next.y);",
         "",
     ),
     (
@@ -59,6 +59,30 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "memory_attention.cu",
         "attend<1>(key_tile, value_tile, from,",
         "attend<1>(key_tile, value_tile, 0,",
+    ),
+    (
+        "neighbours in a tile have the tokens of the first",
+        "memory_attention.cu",
+        "(ahead * memory.conditioning_slots + token)",
+        "token",
+    ),
+    (
+        "neighbours in a tile attend to the first's tokens",
+        "memory_attention.cu",
+        "int from = ahead << shift;",
+        "int from = 0;",
+    ),
+    (
+        "neighbours in a tile have the places of the first",
+        "memory_attention.cu",
+        "positions + ahead) * M",
+        "positions) * M",
+    ),
+    (
+        "a tile reaches beyond its strip",
+        "memory_attention.cu",
+        "min(most, x1 - at.x)",
+        "most",
     ),
     (
         "slots taken for slices",
