@@ -1,5 +1,7 @@
 //! What several tests share.
 
+#[cfg(feature = "emu")]
+pub mod emulated;
 pub mod fast;
 pub mod golden;
 pub mod gpu;

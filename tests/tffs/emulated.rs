@@ -1,22 +1,11 @@
 //! The whole of TFFS on the emulated device: near the authors' program, and the same bytes however it is planned.
 
 use super::bf16::{self, plan, run};
-use hpc_seg::cuda::arena::Arena;
-use hpc_seg::cuda::driver::Driver;
-use hpc_seg::cuda::emulator::{Emulator, Schedule};
-use hpc_seg::cuda::launch::Runtime;
-use hpc_seg::device::{Cuda, Device};
+use crate::support::emulated::device;
+use hpc_seg::cuda::emulator::Schedule;
 use hpc_seg::tensor::Tensor;
 use hpc_seg::tffs::plan::Plan;
 use hpc_seg::tffs::store::Store;
-use std::sync::Arc;
-
-fn device(schedule: Schedule) -> Device {
-    let driver: Arc<dyn Driver> = Arc::new(Emulator::new(schedule).unwrap());
-    let arena = Arena::separate(driver.clone(), 1 << 30);
-    let runtime = Runtime::new(driver);
-    Device::on_cuda(Cuda { runtime, arena }, 1).unwrap()
-}
 
 #[test]
 fn tiny_run_is_as_near_the_authors_as_bf16_allows() {
