@@ -10,10 +10,14 @@ use crate::tffs::support::{Counts, Support};
 use crate::weights::Checkpoint;
 use crate::{note, warning};
 use anyhow::{Context, Error, Result};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Lanes that step together on the CPU unless told otherwise: as many as the usual insertions of one labelled volume.
 const CPU_LANES: usize = 5;
+
+/// Supports of a labelled volume, besides those in use, that are kept for cases to come.
+const MOST_OTHERS: usize = 3;
 
 /// Where the network comes from and where it runs.
 #[derive(Clone, Debug)]
@@ -63,6 +67,14 @@ impl Built {
     }
 }
 
+/// Gives up what a labelled volume left for other queries than this one's kind, if those are many: each plane has supports of its own, and a cohort may have many planes.
+fn forget_other_planes(supports: &mut HashMap<SupportKey, Built>, used: &SupportKey) {
+    let is_other = |key: &SupportKey| key.case == used.case && key != used;
+    if supports.keys().filter(|key| is_other(key)).count() > MOST_OTHERS {
+        supports.retain(|key, _| !is_other(key));
+    }
+}
+
 impl Labeller {
     /// The network.
     ///
@@ -81,7 +93,7 @@ impl Labeller {
 
     /// How a case runs. On a CUDA device supports of earlier cases are given up if they stand in the way.
     pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use], probabilities: bool) -> Result<Plan> {
-        self.forget_supports(uses);
+        uses.iter().for_each(|used| forget_other_planes(&mut self.supports, &used.key));
         let net = self.network()?;
         let Some(cuda) = net.device().cuda() else {
             return Ok(Plan::cpu(self.cpu_lanes()));
@@ -106,14 +118,6 @@ impl Labeller {
         };
         self.supports.retain(|_, built| built.spilled || !plan.spilled_supports);
         Ok(plan)
-    }
-
-    /// Gives up the supports that this case does not use when they are more than it uses: those of each plane are others, and a cohort may have many planes.
-    fn forget_supports(&mut self, uses: &[Use]) {
-        let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
-        if self.supports.keys().filter(|key| !used(key)).count() > uses.len() {
-            self.supports.retain(|key, _| used(key));
-        }
     }
 
     /// What the plan of a case depends on; labelled volumes are given with their insertions.
@@ -190,5 +194,33 @@ impl Labeller {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_labelled_volume_keeps_supports_for_a_few_planes_and_the_others_keep_theirs() {
+        let key = |case: &str, side: usize| SupportKey {
+            case: case.into(),
+            view: String::new(),
+            plane: (side, side),
+            reach: 16,
+            classes: vec![1],
+        };
+        let mut supports = HashMap::new();
+        let mut meet = |case: &str, side: usize| {
+            forget_other_planes(&mut supports, &key(case, side));
+            let (built, spilled) = (Vec::new(), false);
+            supports.insert(key(case, side), Built { supports: built, spilled });
+            supports.len()
+        };
+        let other_scanners = ["b", "c", "d", "e", "f"].map(|case| meet(case, 1));
+        assert_eq!(other_scanners, [1, 2, 3, 4, 5]);
+        assert_eq!([1, 2, 3, 4, 1, 4].map(|side| meet("a", side)), [6, 7, 8, 9, 9, 9]);
+        // A fifth plane: the four before it are given up.
+        assert_eq!([5, 6].map(|side| meet("a", side)), [6, 7]);
     }
 }
