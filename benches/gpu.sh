@@ -103,7 +103,7 @@ correctness() {
 peer() {
     local name=$1 limit=$2
     shift 2
-    if ((list_only)) || "$python" -c 'import torch, sam2; assert torch.cuda.is_available()' 2>/dev/null; then
+    if ((list_only)) || timeout 60 "$python" -c 'import torch, sam2; assert torch.cuda.is_available()' 2>/dev/null; then
         step "$name" "$limit" "$python" "$root/benches/peers/gpu.py" "$@" --json "$folder/$name.json"
     else
         printf '%s,absent: no PyTorch with sam2 in %s,0\n' "$name" "$python" >>"$folder/summary.csv"

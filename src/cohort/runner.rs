@@ -287,10 +287,12 @@ impl<'a, T: Sync> Run<'a, T> {
 
     /// A worker takes no further case. Without any, the run is over.
     fn retire(&self) {
+        let is_last = self.able.fetch_sub(1, Ordering::Relaxed) == 1;
         let left = self.tasks.len().saturating_sub(self.next.load(Ordering::Relaxed));
-        if self.able.fetch_sub(1, Ordering::Relaxed) == 1 && left > 0 {
-            let reason =
-                anyhow!("{left} cases are left, and no device can go on in this process; the same command, given once more, does them");
+        if is_last && left > 0 {
+            let reason = anyhow!(
+                "{left} cases are left, and no device can go on in this process; the same command, given once more, goes on; should the case that failed fail every time, name the others"
+            );
             self.state().fatal.get_or_insert(reason);
         }
     }

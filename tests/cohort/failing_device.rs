@@ -211,3 +211,18 @@ fn a_device_that_cannot_be_opened_again_says_that_it_is_good_for_no_further_case
     assert_eq!((summary.done.len(), summary.failed.len()), (0, 2), "{summary:?}");
     assert!(!labeller.is_able());
 }
+
+#[test]
+fn a_lost_gpu_is_not_replaced_by_the_cpu_in_the_middle_of_a_cohort() {
+    let bench = Bench::new();
+    let [(_, _, launches), _] = bench.whole();
+    let (devices, opened) = (Devices::default(), AtomicUsize::new(0));
+    let maker = devices.maker(Fault::Launch(launches + 1));
+    let then_the_cpu = Maker::new(move || match opened.fetch_add(1, Ordering::Relaxed) {
+        0 => maker.make(),
+        _ => Device::cpu(1),
+    });
+    let (summary, labeller) = bench.run_with(bench.labeller_on(then_the_cpu).unwrap());
+    assert_eq!((summary.done.len(), summary.failed.len()), (0, 2), "{summary:?}");
+    assert!(!labeller.is_able());
+}

@@ -183,8 +183,12 @@ impl Labeller {
         if error.downcast_ref::<DeviceLost>().is_some() {
             // The lost device must be given up before it can be opened again.
             self.supports.clear();
-            self.net = None;
+            let lost_a_gpu = self.net.take().is_some_and(|net| net.device().cuda().is_some());
             match self.engine.load() {
+                // What `auto` chooses without it; a cohort is not labelled by two kinds of devices.
+                Ok((net, _)) if lost_a_gpu && net.device().cuda().is_none() => {
+                    warning!("the GPU was lost, and this process cannot open it again");
+                }
                 Ok((net, _)) => {
                     warning!("the device was lost and has been opened again");
                     self.network_bytes = net.device().memory().live;
