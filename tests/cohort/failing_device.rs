@@ -197,15 +197,15 @@ fn a_device_that_is_lost_anywhere_costs_one_case_and_is_opened_again() {
     }
 }
 
-#[test]
-fn a_device_that_cannot_be_opened_again_says_that_it_is_good_for_no_further_case() {
+/// Has the first device lost, gives what `then` makes in its stead, and demands that the labeller is good for no further case.
+fn is_not_able_after(then: impl Fn() -> anyhow::Result<Device> + Send + Sync + 'static) {
     let bench = Bench::new();
     let [(_, _, launches), _] = bench.whole();
     let (devices, opened) = (Devices::default(), AtomicUsize::new(0));
     let maker = devices.maker(Fault::Launch(launches + 1));
     let once = Maker::new(move || match opened.fetch_add(1, Ordering::Relaxed) {
         0 => maker.make(),
-        _ => anyhow::bail!("CUDA refuses this process"),
+        _ => then(),
     });
     let (summary, labeller) = bench.run_with(bench.labeller_on(once).unwrap());
     assert_eq!((summary.done.len(), summary.failed.len()), (0, 2), "{summary:?}");
@@ -213,16 +213,11 @@ fn a_device_that_cannot_be_opened_again_says_that_it_is_good_for_no_further_case
 }
 
 #[test]
+fn a_device_that_cannot_be_opened_again_says_that_it_is_good_for_no_further_case() {
+    is_not_able_after(|| anyhow::bail!("CUDA refuses this process"));
+}
+
+#[test]
 fn a_lost_gpu_is_not_replaced_by_the_cpu_in_the_middle_of_a_cohort() {
-    let bench = Bench::new();
-    let [(_, _, launches), _] = bench.whole();
-    let (devices, opened) = (Devices::default(), AtomicUsize::new(0));
-    let maker = devices.maker(Fault::Launch(launches + 1));
-    let then_the_cpu = Maker::new(move || match opened.fetch_add(1, Ordering::Relaxed) {
-        0 => maker.make(),
-        _ => Device::cpu(1),
-    });
-    let (summary, labeller) = bench.run_with(bench.labeller_on(then_the_cpu).unwrap());
-    assert_eq!((summary.done.len(), summary.failed.len()), (0, 2), "{summary:?}");
-    assert!(!labeller.is_able());
+    is_not_able_after(|| Device::cpu(1));
 }

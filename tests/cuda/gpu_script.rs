@@ -39,14 +39,18 @@ fn the_script_lists_what_each_part_would_run_within_eight_minutes() {
     for (part, expected) in [
         (
             "correctness",
-            [
+            &[
                 "HPC_SEG_REQUIRE_CUDA=1",
                 "compute-sanitizer --tool racecheck",
                 "HPC_SEG_RECORD_PTX=",
-            ],
+                "sam2::gpu::",
+            ][..],
         ),
-        ("kernels", ["bench --ops", "--sm-limit 14", "peers/gpu.py --kernels"]),
-        ("volumes", ["bench --volume", "--memory 10GiB", "peers/gpu.py --authors"]),
+        ("kernels", &["bench --ops", "--sm-limit 14", "--json", "peers/gpu.py --kernels"]),
+        (
+            "volumes",
+            &["bench --volume", "--memory 10GiB", "--dry-run", "peers/gpu.py --authors"],
+        ),
     ] {
         let output = run(&["--list", part]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -76,6 +80,7 @@ fn every_step_is_tried_and_its_outcome_is_in_the_archive() {
     let (rows, code) = summary("volumes", "exit 0", "case $* in *sm-limit*) exit 7;; esac");
     assert!(rows.contains("\nplan,done,") && rows.contains("\nvolume,done,"), "{rows}");
     assert!(rows.contains("\nvolume_14_sms,failed: exit code 7,"), "{rows}");
+    assert!(rows.contains("\npeer_volume,absent: no PyTorch"), "{rows}");
     assert_eq!(code, Some(1));
 }
 

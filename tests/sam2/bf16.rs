@@ -130,6 +130,7 @@ pub fn stages(device: &Device, seed: u64) {
     let allowed = autocast(&name);
     let mut far = Vec::new();
     for (stage, (error, power)) in &errors.squares {
+        assert!(*power > 0.0, "{stage}: the golden holds nothing but zeros");
         let (error, own) = ((error / power).sqrt(), allowed[stage]);
         let line = format!("{name} {stage}: {error:.2e}, autocast {own:.2e}");
         println!("{line}");
