@@ -13,7 +13,8 @@ use std::time::Instant;
 
 /// Share of the bare matrix product's rate that a whole case reaches on the CPU; measured on 13 and 40 slices at 512 x 512.
 const SHARE: f64 = 0.8;
-/// The same on a GPU: 107 of some 180 TFLOP/s on an H200, benches/runs/2026-11-27-h200.
+/// The same on a GPU, an estimate: a volume reached 107 TFLOP/s on an H200 (`volume.json` in benches/runs/2026-11-27-h200); the rate of this product was not measured there, that of
+/// similar ones was 150 to 240 (`ops.json`).
 const GPU_SHARE: f64 = 0.6;
 
 /// The plan of one case.

@@ -140,7 +140,7 @@ pub trait Worker<T>: Send {
     /// error on, and name its stages to the [`Progress`].
     ///
     /// # Errors
-    /// Whatever keeps this case from being done; the next one is taken all the same.
+    /// Whatever keeps this case from being done; the next one is taken all the same, if it [can](Worker::is_able).
     fn work(&mut self, task: &Task<T>, next: Option<&Task<T>>, stop: &Stop, progress: &Progress) -> Result<Worked>;
 
     /// Whether it can take a further case after one that failed. One that cannot leaves the rest to the others.
@@ -161,7 +161,7 @@ impl<T, F: FnMut(&Task<T>, &Stop, &Progress) -> Result<CaseOutcome> + Send> Work
 /// Errors and panics of a case are written to `failed.csv`, and the next case is taken.
 ///
 /// # Errors
-/// When a file would be overwritten that this program did not write, when the disk is full, or when the journal cannot be written.
+/// When a file would be overwritten that this program did not write, when the disk is full, when the journal cannot be written, or when cases are left and no worker can take one.
 pub fn run<T: Sync>(
     out: &Path,
     journal: &mut Journal,

@@ -131,7 +131,8 @@ impl Carrier {
         Ok(sent.tensor)
     }
 
-    /// A tensor of `values`, rounded to bf16 on a CUDA device. The host does not wait for work launched before, if there is memory for that.
+    /// A tensor of `values`, rounded to bf16 on a CUDA device. If there is memory for that, the host waits at most for the work before the one call
+    /// of this that came before.
     ///
     /// # Errors
     /// When the device's budget has no room for it; of the driver.

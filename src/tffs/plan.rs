@@ -103,7 +103,7 @@ impl Plan {
         let [slices, rows, columns] = problem.dims;
         if slices * rows * columns > i32::MAX as usize {
             bad_input!(
-                "{slices} slices of {rows} x {columns} are more voxels than 2^31, which kernels count to; crop the volume, or use --device cpu"
+                "{slices} slices of {rows} x {columns} are 2^31 voxels or more, beyond what kernels count; crop the volume, or use --device cpu"
             );
         }
         let sizes = Sizes::of(net, problem.most_conditioning);
