@@ -285,11 +285,15 @@ impl<'a, T: Sync> Run<'a, T> {
         }
     }
 
-    /// A worker takes no further case. Without any, the run is over.
+    /// A worker takes no further case. Without any, the run is over, unless what is left was finished before.
     fn retire(&self) {
         let is_last = self.able.fetch_sub(1, Ordering::Relaxed) == 1;
-        let left = self.tasks.len().saturating_sub(self.next.load(Ordering::Relaxed));
-        if is_last && left > 0 {
+        if !is_last || self.stop.is_requested() {
+            return;
+        }
+        let from = self.next.load(Ordering::Relaxed).min(self.tasks.len());
+        let left = self.tasks[from..].iter().filter(|task| !self.is_finished(task)).count();
+        if left > 0 {
             let reason = anyhow!(
                 "{left} cases are left, and no device can go on in this process; the same command, given once more, goes on; should the case that failed fail every time, name the others"
             );
@@ -317,12 +321,7 @@ impl<'a, T: Sync> Run<'a, T> {
             return Ok(Begun::Elsewhere);
         };
         state.journal.refresh()?;
-        let inputs = task
-            .inputs
-            .iter()
-            .map(|(role, path)| Ok((role.clone(), state.hashes.of(path)?)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
-        let fingerprint = Fingerprint::new(inputs, self.conditions.weights_sha256.clone(), self.conditions.settings.clone())?;
+        let fingerprint = self.fingerprint(task, &mut state)?;
         let outputs = self.outputs(task);
         match state.journal.status(&task.name, &fingerprint, &outputs) {
             Status::Finished => {
@@ -341,6 +340,20 @@ impl<'a, T: Sync> Run<'a, T> {
             fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
         }
         Ok(Begun::Mine(claim, fingerprint))
+    }
+
+    /// What a case's result depends on now.
+    fn fingerprint(&self, task: &Task<T>, state: &mut State<'_>) -> Result<Fingerprint> {
+        let inputs = task.inputs.iter().map(|(role, path)| Ok((role.clone(), state.hashes.of(path)?)));
+        let (weights, settings) = (self.conditions.weights_sha256.clone(), self.conditions.settings.clone());
+        Fingerprint::new(inputs.collect::<Result<BTreeMap<_, _>>>()?, weights, settings)
+    }
+
+    /// Whether a case was finished before; one whose inputs cannot be read was not.
+    fn is_finished(&self, task: &Task<T>) -> bool {
+        let mut state = self.state();
+        let fingerprint = self.fingerprint(task, &mut state);
+        fingerprint.is_ok_and(|now| matches!(state.journal.status(&task.name, &now, &self.outputs(task)), Status::Finished))
     }
 
     /// Writes down what became of a case.

@@ -414,6 +414,11 @@ fn without_a_worker_that_can_go_on_the_run_ends_and_the_same_command_does_the_re
     assert!(error.contains("2 cases are left") && error.contains("the same command"), "{error}");
     let summary = bench.try_run_on(vec![device(false)]).unwrap();
     assert_eq!((summary.done.len(), summary.exit()), (3, Exit::Done));
+
+    // With only finished cases behind it, a case that fails is no reason to end.
+    put(bench.folder.path(), "in/a.nii", "another");
+    let summary = bench.try_run_on(vec![device(true)]).unwrap();
+    assert_eq!((names(&summary.failed), summary.exit()), (vec!["a"], Exit::SomeFailed));
 }
 
 #[test]
