@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,8 @@ fn results(phantoms: &Phantoms, out: &str) -> (BTreeMap<String, Vec<u8>>, Vec<Ve
 
 fn events(phantoms: &Phantoms, out: &str, event: &str) -> Vec<(String, String)> {
     let text = fs::read_to_string(phantoms.at(out).join("journal.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n')); // the last may be in the making
+    let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
     let text = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
     lines
         .filter(|line| line["event"] == event)
@@ -168,20 +169,49 @@ fn labels_go_through_rounds_and_runs_that_are_killed_or_shared_end_the_same() {
         let mut child = command(&phantoms, "shared", &["--test", test, "--threads", "1"]);
         child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     });
-    let ids = pair.each_ref().map(|child| child.id());
+    let by = let_each_do_a_step(&phantoms, "shared", &pair);
     for child in &mut pair {
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
     let after = results(&phantoms, "shared");
     assert!(after.0 == expected.0 && after.1 == expected.1);
-    let mut done = events(&phantoms, "shared", "done");
-    let by = ids.map(|id| done.iter().filter(|(_, process)| process.ends_with(&format!(":{id}"))).count());
     assert!(by.iter().all(|count| *count > 0), "{by:?} steps by each");
+    let mut done = events(&phantoms, "shared", "done");
     let count = done.len();
     done.sort();
     done.dedup_by(|a, b| a.0 == b.0);
     assert_eq!(done.len(), count, "a step was done twice");
     assert!(!phantoms.at("shared/.claims").exists());
+}
+
+/// Whoever has done steps alone waits (steps are shorter here than a look for what others left), until the other did one or a minute is over.
+/// Gives the steps done by each.
+fn let_each_do_a_step(phantoms: &Phantoms, out: &str, pair: &[Child; 2]) -> [usize; 2] {
+    let done = || {
+        let has_begun = phantoms.at(out).join("journal.jsonl").is_file();
+        let done = if has_begun { events(phantoms, out, "done") } else { Vec::new() };
+        let by = |child: &Child| done.iter().filter(|(_, process)| process.ends_with(&format!(":{}", child.id()))).count();
+        pair.each_ref().map(by)
+    };
+    let signal = |signal: &str, to: &Child| Command::new("kill").args([signal, &to.id().to_string()]).status().unwrap();
+    let within = |seconds: u64, is_enough: &dyn Fn([usize; 2]) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !is_enough(done()) && Instant::now() < deadline {
+            sleep(Duration::from_millis(5));
+        }
+    };
+    let both = |by: [usize; 2]| by.iter().all(|count| *count > 0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !both(done()) && Instant::now() < deadline {
+        within(10, &|by| by != [0, 0]);
+        let first = &pair[usize::from(done()[0] == 0)];
+        // It may hold what the other needs: then it goes on for a while.
+        signal("-STOP", first);
+        within(1, &both);
+        signal("-CONT", first);
+        sleep(Duration::from_millis(200));
+    }
+    done()
 }
 
 /// What a kill at the worst moments leaves.
