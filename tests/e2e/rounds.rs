@@ -190,7 +190,11 @@ fn let_each_do_a_step(phantoms: &Phantoms, out: &str, pair: &[Child; 2]) -> [usi
     let done = || {
         let has_begun = phantoms.at(out).join("journal.jsonl").is_file();
         let done = if has_begun { events(phantoms, out, "done") } else { Vec::new() };
-        let by = |child: &Child| done.iter().filter(|(_, process)| process.ends_with(&format!(":{}", child.id()))).count();
+        let by = |child: &Child| {
+            done.iter()
+                .filter(|(_, process)| process.ends_with(&format!(":{}", child.id())))
+                .count()
+        };
         pair.each_ref().map(by)
     };
     let signal = |signal: &str, to: &Child| Command::new("kill").args([signal, &to.id().to_string()]).status().unwrap();
