@@ -11,7 +11,7 @@
 // by 2^-9 each, and where the sum over keys cancels, that is not small against the result (the rule of the tests fails there). It costs half a product more.
 // Flops: 4 Q L E per head (6 are done). Bytes: 2 E (2 Q + 2 L ceil(Q / 16 TEAM)) per window and head, of which L2 serves the repeats.
 // Registers: WIDTH / 2 for the sums, WIDTH / 4 for q unless it stays in shared memory (beyond WIDTH 128, and for teams beyond 64), KEYS / 2 for the scores; see
-// registers.csv. Shared memory: 8 KEYS WIDTH per team, and 32 TEAM WIDTH for q if it stays there.
+// registers.csv. Shared memory: 8 KEYS WIDTH per team, and 32 TEAM WIDTH for q if it stays there: 128 KiB at WIDTH 256, or 96 with half the KEYS, for sm_86, sm_89, sm_120.
 // Tried: PARTS 1 (see above: in the smallest case an output of -0.0479 came out as -0.0474); q of WIDTH 96 in registers, which spills on sm_90a with three blocks per
 // multiprocessor. Not tried: 32 queries per warp, which would halve the reads of shared memory (now 1 ldmatrix for 2 to 4 mma).
 #include "common.cuh"

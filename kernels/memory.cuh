@@ -1,5 +1,5 @@
 // What one lane of memory attention attends to, as the launcher (src/cuda/memory_attention) lays it out.
-#pragma once
+// Without `#pragma once`: the emulator includes it in the namespace of every specialisation anew.
 #include "common.cuh"
 
 struct Memory {

@@ -13,7 +13,8 @@
 // tables and tokens are read from memory about once and else from L2.
 // Flops: 4 . 64 per query and token (tiles of 16: 19 tokens at a position cost 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
 // + 1 per token; from shared memory 64 bytes per clock at the full rate of the tensor cores (half of what there is, because a fragment of tokens serves 32 queries).
-// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores. Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80.
+// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores; on sm_120 156 bytes are spilled. Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80; 96 KiB with
+// strips of 2 columns, for sm_86, sm_89 and sm_120, which read Y twice as often and share a tile between two positions at most.
 // Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp.

@@ -3,7 +3,7 @@
 //! One allocation of the whole budget is divided here by first fit, so that nothing is asked of the driver while work is under way. Under the emulator every
 //! buffer is an allocation of its own instead ([`Arena::separate`]), for the checker to see its bounds; the count is the same.
 
-use super::driver::{DevicePointer, Driver};
+use super::driver::{DevicePointer, Driver, Limits};
 use super::failure::OutOfMemory;
 use super::transfer::{PinnedBuffer, Transfer};
 use anyhow::{Context, Result, bail, ensure};
@@ -137,6 +137,11 @@ impl Arena {
         let buffer = self.buffer(content.len())?;
         buffer.copy_in(content)?;
         Ok(buffer)
+    }
+
+    /// Limits of launches on its device.
+    pub fn limits(&self) -> Limits {
+        self.0.driver.limits()
     }
 
     /// From now on the peak is that of what follows.

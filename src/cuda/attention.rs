@@ -1,7 +1,7 @@
 //! Launching `attention`: softmax(q k^T / sqrt(E)) v per head over whole items or windows of a map, the twin of [`crate::ops::attention`].
 
 use super::arena::Buffer;
-use super::driver::{Arguments, DevicePointer, Shape};
+use super::driver::{Arguments, DevicePointer, Limits, Shape};
 use super::launch::{Runtime, Work};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -174,8 +174,9 @@ const fn tile(name: &'static str, [width, keys, warps, team]: [usize; 4], split:
 }
 
 /// All tiles; a test compares them with kernels/specialisations.csv.
-pub const TILES: [Tile; 9] = [
+pub const TILES: [Tile; 10] = [
     tile("attention_256", [256, 32, 8, 8], false, 8),
+    tile("attention_256_small", [256, 16, 8, 8], false, 8),
     tile("attention_96", [96, 32, 4, 4], false, 8),
     tile("attention_96_few", [96, 16, 4, 1], false, 8),
     tile("attention_32_few", [32, 16, 4, 1], false, 8),
@@ -186,13 +187,13 @@ pub const TILES: [Tile; 9] = [
     tile("attention_256_any", [256, 16, 2, 1], false, 1),
 ];
 
-/// The tile for heads of this width and windows of at most so many queries and keys; `aligned` if rows and heads begin at multiples of 16 bytes. It does not see how many
-/// items there are: tiles sum in different orders.
+/// The tile for heads of this width and windows of at most so many queries and keys; `aligned` if rows and heads begin at multiples of 16 bytes; `shared_bytes` is what
+/// the device gives a block. It does not see how many items there are: tiles sum in different orders.
 ///
 /// # Errors
 /// Heads wider than 256.
-pub fn choose(width: usize, queries: usize, keys: usize, aligned: bool) -> Result<Tile> {
-    let [t256, t96, t96_few, t32_few, t16_few, t16_split, any16, any96, any256] = TILES;
+pub fn choose(width: usize, queries: usize, keys: usize, aligned: bool, shared_bytes: u32) -> Result<Tile> {
+    let [t256, t256_small, t96, t96_few, t32_few, t16_few, t16_split, any16, any96, any256] = TILES;
     Ok(match (width, aligned) {
         (0, _) | (257.., _) => bail!("attention: heads of width {width}; there are kernels for 1 to 256"),
         (..=16, false) => any16,
@@ -203,7 +204,8 @@ pub fn choose(width: usize, queries: usize, keys: usize, aligned: bool) -> Resul
         (..=32, true) => t32_few,
         (..=96, true) if queries <= 16 || keys <= 16 => t96_few,
         (..=96, true) => t96,
-        (_, true) => t256,
+        (_, true) if t256.shared_bytes() <= shared_bytes as usize => t256,
+        (_, true) => t256_small,
     })
 }
 
@@ -237,16 +239,20 @@ pub struct Attention {
 pub type Padding<'a> = [(&'a Buffer, usize); 2];
 
 impl Attention {
-    /// The tile of [`choose`] for these columns.
+    /// The tile of [`choose`] for these columns on a device of these limits.
     ///
     /// # Errors
     /// Shapes without a kernel.
-    pub fn tile(&self, columns: [Columns<'_>; 3], padding: Option<Padding<'_>>) -> Result<Tile> {
+    pub fn tile(&self, limits: Limits, columns: [Columns<'_>; 3], padding: Option<Padding<'_>>) -> Result<Tile> {
         let [queries, keys] = self.checked()?.largest();
+        choose(self.width, queries, keys, self.is_aligned(columns, padding), limits.shared_bytes)
+    }
+
+    /// Whether all rows and heads begin at multiples of 16 bytes.
+    fn is_aligned(&self, columns: [Columns<'_>; 3], padding: Option<Padding<'_>>) -> bool {
         let mut places = columns.iter().flat_map(|part| [part.offset, part.stride]);
         let padding_aligned = padding.is_none_or(|parts| parts.iter().all(|part| part.1 % 8 == 0));
-        let aligned = self.width.is_multiple_of(8) && places.all(|place| place % 8 == 0) && padding_aligned;
-        choose(self.width, queries, keys, aligned)
+        self.width.is_multiple_of(8) && places.all(|place| place % 8 == 0) && padding_aligned
     }
 
     /// Launches it with the tile of [`choose`]: q, k, v in columns of bf16, y [items * rows of q, heads * width] bf16. `padding` must be there if windows have padding.
@@ -254,7 +260,13 @@ impl Attention {
     /// # Errors
     /// Buffers that are too small, shapes without a kernel, and those of [`Runtime::launch`].
     pub fn launch(&self, runtime: &Runtime, columns: [Columns<'_>; 3], padding: Option<Padding<'_>>, y: &Buffer) -> Result<()> {
-        self.launch_tile(self.tile(columns, padding)?, runtime, columns, padding, y)
+        self.launch_tile(
+            self.tile(runtime.driver().limits(), columns, padding)?,
+            runtime,
+            columns,
+            padding,
+            y,
+        )
     }
 
     /// Launches it with this tile.
@@ -349,7 +361,7 @@ impl Attention {
         let wide = self.heads * self.width;
         let [query_rows, key_rows] = self.layout.rows();
         ensure!(
-            self.width <= tile.width && (tile.vector == 1 || self.tile(columns, padding)?.vector == tile.vector),
+            self.width <= tile.width && (tile.vector == 1 || self.is_aligned(columns, padding)),
             "attention ({problem}): {} takes heads of up to {}, {} elements at a time",
             tile.name,
             tile.width,
@@ -421,8 +433,10 @@ mod tests {
 
     #[test]
     fn the_tile_follows_from_the_windows_and_the_width() {
-        let name = |width, queries, keys| choose(width, queries, keys, true).unwrap().name;
+        let (a100, rtx) = (163 << 10, 99 << 10);
+        let name = |width, queries, keys| choose(width, queries, keys, true, a100).unwrap().name;
         assert_eq!(name(256, 1024, 1024), "attention_256");
+        assert_eq!(choose(256, 1024, 1024, true, rtx).unwrap().name, "attention_256_small");
         assert_eq!(name(96, 1024, 1024), "attention_96");
         assert_eq!(name(96, 49, 49), "attention_96", "windows of 7");
         assert_eq!(name(96, 16, 64), "attention_96_few", "windows of 8, pooled");
@@ -432,22 +446,22 @@ mod tests {
         assert_eq!(name(16, 1024, 8), "attention_16_few");
         assert_eq!(name(16, 8, 1024), "attention_16_split");
         assert_eq!(name(16, 17, 1024), "attention_16_few");
-        let any = |width| choose(width, 8, 1024, false).unwrap().name;
+        let any = |width| choose(width, 8, 1024, false, a100).unwrap().name;
         assert_eq!(
             [any(4), any(17), any(200)],
             ["attention_16_any", "attention_96_any", "attention_256_any"]
         );
         for width in [0, 257] {
-            let complaint = choose(width, 8, 8, true).unwrap_err().to_string();
+            let complaint = choose(width, 8, 8, true, a100).unwrap_err().to_string();
             assert!(complaint.contains("there are kernels for 1 to 256"), "{complaint}");
         }
     }
 
     #[test]
     fn two_blocks_of_the_windowed_kernels_fit_into_a_multiprocessor_of_an_a100() {
-        for tile in &TILES[1..] {
+        for tile in &TILES[2..] {
             assert!(2 * tile.shared_bytes() <= 164 << 10, "{}: {}", tile.name, tile.shared_bytes());
         }
-        assert_eq!(TILES[0].shared_bytes(), 128 << 10, "one block of eight warps");
+        assert_eq!([0, 1].map(|i| TILES[i].shared_bytes() >> 10), [128, 96], "one block of eight warps");
     }
 }

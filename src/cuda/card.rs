@@ -1,6 +1,6 @@
 //! Cards by name: what a plan or a roofline assumes of a card that is not there. Numbers are NVIDIA's data sheets', and are never mixed with measured ones.
 
-use super::driver::Limits;
+use super::driver::{LEAST_SHARED_BYTES, Limits, SHARED_BYTES_OF_SM_80};
 use anyhow::{Result, anyhow};
 use std::fmt;
 
@@ -30,7 +30,7 @@ const fn card(name: &'static str, multiprocessors: u32, memory: usize, gigabytes
         name,
         architecture: "sm_80",
         multiprocessors,
-        shared_bytes: 163 << 10,
+        shared_bytes: SHARED_BYTES_OF_SM_80,
         memory,
         gigabytes_per_second,
         teraflops,
@@ -45,8 +45,17 @@ const fn hopper(card: Card) -> Card {
     }
 }
 
+/// A card for graphics.
+const fn graphics(architecture: &'static str, card: Card) -> Card {
+    Card {
+        architecture,
+        shared_bytes: LEAST_SHARED_BYTES,
+        ..card
+    }
+}
+
 /// All cards known by name. A slice has its share of the multiprocessors and of the memory's width.
-pub const CARDS: [Card; 7] = [
+pub const CARDS: [Card; 13] = [
     card("a100-1g.10gb", 14, 19 * GIB / 2, 240.0, 40.4),
     card("a100-2g.10gb", 28, 19 * GIB / 2, 389.0, 80.9), // of a 40 GB card, whose memory is slower
     card("a100-3g.40gb", 42, 39 * GIB, 967.0, 121.3),
@@ -54,6 +63,12 @@ pub const CARDS: [Card; 7] = [
     card("a100-80gb", 108, 79 * GIB, 1935.0, 312.0),
     hopper(card("h100-80gb", 132, 79 * GIB, 3350.0, 989.0)),
     hopper(card("h200", 132, 139 * GIB, 4800.0, 989.0)),
+    graphics("sm_86", card("a10", 72, 22 * GIB, 600.0, 125.0)),
+    graphics("sm_86", card("rtx-3090", 82, 23 * GIB, 936.0, 71.0)), // GeForce sums in f32 at half the rate
+    graphics("sm_89", card("l4", 58, 22 * GIB, 300.0, 121.0)),
+    graphics("sm_89", card("l40s", 142, 44 * GIB, 864.0, 362.0)),
+    graphics("sm_89", card("rtx-4090", 128, 23 * GIB, 1008.0, 165.2)),
+    graphics("sm_120", card("rtx-5090", 170, 31 * GIB, 1792.0, 209.5)),
 ];
 
 impl Card {

@@ -1,8 +1,9 @@
 //! Machine code of kernels for one architecture: from the cache on disk, else from the compiler.
 
 use super::cache::KernelCache;
+use super::driver::SHARED_BYTES_OF_SM_80;
 use super::nvrtc::Nvrtc;
-use super::sources::{HEADERS, Specialisation, specialisations};
+use super::sources::{self, HEADERS, Specialisation, specialisations};
 use anyhow::Result;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,19 +13,21 @@ use std::thread;
 pub struct Cubins {
     cache: KernelCache,
     architecture: String,
+    shared_bytes: u32,
     compiler: Nvrtc,
     ahead: Once,
 }
 
 impl Cubins {
-    /// For an architecture such as `sm_90`; nothing is compiled yet.
+    /// For an architecture such as `sm_90`, whose blocks have that much shared memory; nothing is compiled yet.
     ///
     /// # Errors
     /// No compiler. Its version is part of what names a kernel in the cache, so that it is needed even where all are kept.
-    pub fn new(cache: KernelCache, architecture: &str) -> Result<Self> {
+    pub fn new(cache: KernelCache, architecture: &str, shared_bytes: u32) -> Result<Self> {
         Ok(Self {
             cache,
             architecture: architecture.into(),
+            shared_bytes,
             compiler: Nvrtc::load()?,
             ahead: Once::new(),
         })
@@ -67,9 +70,10 @@ impl Cubins {
 
     /// Fills the cache. A kernel that does not compile says so when it is asked for.
     fn compile_ahead(&self) {
-        // Those for any width serve networks that are not published; the probe is the tests'.
-        let wanted = |kernel: &&Specialisation| !kernel.name.ends_with("_any") && kernel.name != "ptx_probe";
-        let kernels: Vec<&Specialisation> = specialisations().iter().filter(wanted).collect();
+        let kernels: Vec<&Specialisation> = specialisations()
+            .iter()
+            .filter(|kernel| networks_use(kernel, self.shared_bytes))
+            .collect();
         let (next, threads) = (AtomicUsize::new(0), thread::available_parallelism().map_or(1, usize::from));
         // Threads of their own, not the pool's: a pool's thread that waits here could be given work that wants this very kernel.
         thread::scope(|scope| {
@@ -81,5 +85,38 @@ impl Cubins {
                 });
             }
         });
+    }
+}
+
+/// Whether the networks use it on a device whose blocks have that much shared memory: not those for any width, which serve networks that are not published, the tests'
+/// probe, and of two kernels for more and for less shared memory the other one.
+fn networks_use(kernel: &Specialisation, shared_bytes: u32) -> bool {
+    if kernel.name.ends_with("_any") || kernel.name == "ptx_probe" {
+        return false;
+    }
+    match shared_bytes < SHARED_BYTES_OF_SM_80 {
+        true => sources::specialisation(&format!("{}_small", kernel.name)).is_err(),
+        false => !kernel.name.ends_with("_small"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_kernels_for_more_and_for_less_shared_memory_a_device_gets_its_own() {
+        let used = |name: &str, kib: u32| networks_use(sources::specialisation(name).unwrap(), kib << 10);
+        for (name, on_rtx, on_a100) in [
+            ("norm_8x1", true, true),
+            ("memory_attention_64", false, true),
+            ("memory_attention_64_small", true, false),
+            ("attention_256", false, true),
+            ("attention_256_small", true, false),
+            ("attention_256_any", false, false),
+            ("ptx_probe", false, false),
+        ] {
+            assert_eq!([99, 163].map(|kib| used(name, kib)), [on_rtx, on_a100], "{name}");
+        }
     }
 }

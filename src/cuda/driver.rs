@@ -23,6 +23,11 @@ impl DevicePointer {
     }
 }
 
+/// Bytes of shared memory that a block may have on sm_80; CUDA C++ Programming Guide, "Compute Capabilities".
+pub const SHARED_BYTES_OF_SM_80: u32 = 163 << 10;
+/// The same on cards for graphics, sm_86, sm_89 and sm_120: the least that kernels are there for.
+pub const LEAST_SHARED_BYTES: u32 = 99 << 10;
+
 /// How a kernel is launched: blocks of the grid, threads of a block, bytes of dynamic shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]

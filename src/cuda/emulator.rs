@@ -1,6 +1,6 @@
 //! The emulator as a driver, for tests: the kernels compiled as host C++ and run on fibers (`kernels/host`), with a checker under the feature `emu-check`.
 
-use super::driver::{Arguments, DevicePointer, Driver, Limits, Memory, Shape};
+use super::driver::{Arguments, DevicePointer, Driver, Limits, Memory, SHARED_BYTES_OF_SM_80, Shape};
 use super::failure::{DeviceLost, OutOfMemory};
 use super::graph::{self, Graph, Recorder, Step};
 use super::transfer::{Pending, PinnedBuffer, Transfer, check_host};
@@ -80,9 +80,6 @@ type Launch = unsafe extern "C" fn(*const Kernel, *const u32, *const u32, u32, *
 /// Bytes of addresses that the emulator hands out in its life: `VA` of kernels/host/memory.hpp.
 const ADDRESSES: usize = 1 << 38;
 
-/// Shared memory of a block on sm_80.
-const SHARED_BYTES: u32 = 163 << 10;
-
 /// Options and clocks of the emulator belong to the process: one launch at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -161,7 +158,7 @@ impl Emulator {
             early_copies: c_int::from(self.schedule.early_copies),
             check: c_int::from(cfg!(feature = "emu-check")),
             threads: 1,
-            shared_bytes: SHARED_BYTES.cast_signed(),
+            shared_bytes: SHARED_BYTES_OF_SM_80.cast_signed(),
         };
         // SAFETY: the structure is read during the call only.
         unsafe { (self.set_options)(&raw const options) };
@@ -263,7 +260,7 @@ impl Driver for Emulator {
     fn limits(&self) -> Limits {
         Limits {
             threads: 1024,
-            shared_bytes: SHARED_BYTES,
+            shared_bytes: SHARED_BYTES_OF_SM_80,
             multiprocessors: 108,
         }
     }

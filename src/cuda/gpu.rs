@@ -75,7 +75,7 @@ impl Gpu {
         let streams = Arc::new(Streams::new(&context)?);
         let (free, total) = context.free_and_total()?;
         Ok(Self {
-            cubins: Cubins::new(cache, &context.info.architecture)?,
+            cubins: Cubins::new(cache, &context.info.architecture, context.info.limits.shared_bytes)?,
             context,
             streams,
             loaded: Mutex::default(),

@@ -1,9 +1,10 @@
 //! What the conformance tests of all kernels share: schedules, values, guarded buffers, and the rule for bf16.
 
+use super::faulty::Faulty;
 use anyhow::Result;
 use half::bf16;
 use hpc_seg::cuda::arena::{Arena, Buffer};
-use hpc_seg::cuda::driver::Driver;
+use hpc_seg::cuda::driver::{Driver, LEAST_SHARED_BYTES};
 #[cfg(feature = "emu")]
 use hpc_seg::cuda::emulator::{Emulator, Schedule};
 use hpc_seg::cuda::launch::Runtime;
@@ -22,6 +23,11 @@ impl Bench {
             runtime: Runtime::new(driver.clone()),
             arena: Arena::separate(driver, 1 << 30),
         }
+    }
+
+    /// The same device with the shared memory of a card for graphics.
+    pub fn with_less_shared_memory(&self) -> Bench {
+        Self::over(Faulty::with_shared_bytes(self.runtime.driver().clone(), LEAST_SHARED_BYTES))
     }
 
     /// The emulator with each schedule.

@@ -1,4 +1,4 @@
-//! A driver that fails on demand: the n-th allocation, copy or launch, over any other driver.
+//! A driver that fails on demand, the n-th allocation, copy or launch, or has less shared memory, over any other driver.
 
 use anyhow::Result;
 use hpc_seg::cuda::driver::{Arguments, DevicePointer, Driver, Limits, Memory, Shape};
@@ -24,6 +24,7 @@ pub enum Fault {
 pub struct Faulty {
     below: Arc<dyn Driver>,
     fault: Fault,
+    shared_bytes: u32,
     allocations: AtomicUsize,
     held: AtomicUsize,
     copies: AtomicUsize,
@@ -34,6 +35,7 @@ pub struct Faulty {
 impl Faulty {
     pub fn over(below: Arc<dyn Driver>, fault: Fault) -> Self {
         Self {
+            shared_bytes: below.limits().shared_bytes,
             below,
             fault,
             allocations: AtomicUsize::new(0),
@@ -41,6 +43,14 @@ impl Faulty {
             copies: AtomicUsize::new(0),
             launches: AtomicUsize::new(0),
             is_lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Without faults, in the place of a device whose blocks have this much shared memory.
+    pub fn with_shared_bytes(below: Arc<dyn Driver>, shared_bytes: u32) -> Self {
+        Self {
+            shared_bytes,
+            ..Self::over(below, Fault::None)
         }
     }
 
@@ -78,7 +88,10 @@ impl Driver for Faulty {
     }
 
     fn limits(&self) -> Limits {
-        self.below.limits()
+        Limits {
+            shared_bytes: self.shared_bytes,
+            ..self.below.limits()
+        }
     }
 
     fn memory(&self) -> Result<Memory> {

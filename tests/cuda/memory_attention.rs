@@ -204,6 +204,11 @@ pub fn check(bench: &Bench) -> Result<()> {
             check_case(bench, case, shift).with_context(|| format!("{case:?}, tokens around {shift}"))?;
         }
     }
+    // A strip of 2 columns and one more, positions that share a tile and not, pointers, two parts.
+    let small = bench.with_less_shared_memory();
+    for case in cases().filter(|case| case.m == 64 && ["primes", "tile + 1", "half a tile + 1", "two parts"].contains(&case.name)) {
+        check_case(&small, case, 2.0).with_context(|| format!("{case:?}, less shared memory"))?;
+    }
     check_states(bench)
 }
 

@@ -21,7 +21,10 @@ const GIB: usize = 1 << 30;
 
 /// A network on a device of `budget` bytes that computes nothing.
 fn network(model: &str, budget: usize) -> Sam2 {
-    let driver: Arc<dyn Driver> = Arc::new(NullDriver::new(Card::named("a100-80gb").unwrap()));
+    network_on(Arc::new(NullDriver::new(Card::named("a100-80gb").unwrap())), model, budget)
+}
+
+fn network_on(driver: Arc<dyn Driver>, model: &str, budget: usize) -> Sam2 {
     let arena = Arena::new(driver.clone(), budget).unwrap();
     let runtime = Runtime::new(driver);
     formula_network(model, 4, &Device::on_cuda(Cuda { runtime, arena }, 0).unwrap())
@@ -104,10 +107,13 @@ fn run(net: &Sam2, cohort: &Cohort, plan: &Plan) -> usize {
 }
 
 fn check(model: &str, budget: usize, cohort: &Cohort) -> Plan {
-    let net = network(model, budget);
+    check_on(&network(model, budget), budget, cohort)
+}
+
+fn check_on(net: &Sam2, budget: usize, cohort: &Cohort) -> Plan {
     let held = net.device().memory().live;
-    let plan = Plan::within(budget, held, &net, &cohort.problem).unwrap();
-    let used = net.device().install(|| run(&net, cohort, &plan));
+    let plan = Plan::within(budget, held, net, &cohort.problem).unwrap();
+    let used = net.device().install(|| run(net, cohort, &plan));
     let planned = plan.bytes.total();
     println!("{plan:?}: {planned} planned, {used} used");
     assert!(used <= planned, "{used} bytes used of {planned} planned: {plan:?}");
@@ -231,6 +237,19 @@ fn the_large_case_runs_in_nine_and_in_ten_gibibytes_with_everything_on_the_devic
     let net = network("hiera_t512", 10 * GIB);
     let held = net.device().memory().live;
     assert_eq!(Plan::within(10 * GIB, held, &net, &cohort.problem).unwrap(), plan);
+}
+
+#[test]
+fn cards_for_graphics_run_the_published_network_with_kernels_for_less_shared_memory() {
+    let driver = Arc::new(NullDriver::new(Card::named("rtx-3090").unwrap()));
+    let net = network_on(driver.clone(), "hiera_t512", 6 * GIB);
+    let cohort = Cohort::new([60, 512, 512], 3, 10, 2, 2);
+    check_on(&net, 6 * GIB, &cohort);
+    let launches = driver.counts().launches;
+    for name in ["attention_256", "memory_attention_64"] {
+        assert!(!launches.contains_key(name), "{name}");
+        assert!(launches.contains_key(&format!("{name}_small")), "{name}_small");
+    }
 }
 
 #[test]

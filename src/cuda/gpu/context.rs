@@ -1,6 +1,6 @@
 //! The driver as a whole: whether there is one, which GPUs it shows, and contexts on them, of which some have only a part of the multiprocessors.
 
-use crate::cuda::driver::Limits;
+use crate::cuda::driver::{LEAST_SHARED_BYTES, Limits};
 use crate::cuda::failure::DeviceLost;
 use anyhow::{Context as _, Result, bail, ensure};
 use cudarc::driver::sys;
@@ -11,8 +11,6 @@ use sys::CUdevice_attribute_enum as Attribute;
 const OLDEST_DRIVER: i32 = 12000;
 /// The oldest driver that gives a context a part of the multiprocessors: CUDA 12.4.
 const OLDEST_WITH_PARTS: i32 = 12040;
-/// Shared memory that a block of the largest kernels takes: what sm_80 gives. Cards for graphics (sm_86, sm_89, sm_120) give 99 KiB.
-const SHARED_BYTES: u32 = 163 << 10;
 
 /// A driver call's answer as a result.
 pub fn done(status: sys::CUresult, what: &str) -> Result<()> {
@@ -305,13 +303,13 @@ fn check_architecture(info: &GpuInfo) -> Result<()> {
         info.architecture
     );
     ensure!(
-        info.limits.shared_bytes >= SHARED_BYTES,
-        "GPU {} ({}, {}) gives a block {} KiB of shared memory, and the kernels need {}, as A100, A30, H100 and their successors have; use such a GPU, or --device cpu",
+        info.limits.shared_bytes >= LEAST_SHARED_BYTES,
+        "GPU {} ({}, {}) gives a block {} KiB of shared memory, and the kernels need {}; use another GPU, or --device cpu",
         info.number,
         info.name,
         info.architecture,
         info.limits.shared_bytes >> 10,
-        SHARED_BYTES >> 10
+        LEAST_SHARED_BYTES >> 10
     );
     Ok(())
 }
@@ -382,13 +380,13 @@ mod tests {
         };
         let message = check_architecture(&info).unwrap_err().to_string();
         assert!(message.contains("GPU 1 (Tesla T4) is sm_75"), "{message}");
-        for (newer, shared_kib) in [("sm_80", 163), ("sm_90", 227), ("sm_100", 227)] {
+        for (newer, shared_kib) in [("sm_80", 163), ("sm_89", 99), ("sm_90", 227), ("sm_120", 99)] {
             (info.architecture, info.limits.shared_bytes) = (newer.into(), shared_kib << 10);
             assert!(check_architecture(&info).is_ok());
         }
-        (info.architecture, info.limits.shared_bytes) = ("sm_89".into(), 99 << 10);
+        info.limits.shared_bytes = 64 << 10;
         let message = check_architecture(&info).unwrap_err().to_string();
-        assert!(message.contains("99 KiB") && message.contains("--device cpu"), "{message}");
+        assert!(message.contains("64 KiB") && message.contains("--device cpu"), "{message}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The specialisations of `linear`, and which of them does a problem.
 
 use super::Linear;
-use crate::cuda::driver::Limits;
+use crate::cuda::driver::{Limits, SHARED_BYTES_OF_SM_80};
 use anyhow::{Context, Result};
 
 /// A specialisation of the kernel and what its constants are.
@@ -72,13 +72,12 @@ pub const TILES: [Tile; 10] = [
 /// Columns that a tile spans when it normalises finished rows: the lanes of a warp, eight each.
 const SPAN: usize = 256;
 
-/// Shared memory of a block on sm_80, for the table of registers.
-const SM_80_SHARED_BYTES: usize = 166_912;
-
 /// The most shared memory that this specialisation is launched with on an A100.
 pub fn dynamic_shared_bytes(name: &str) -> Option<usize> {
     let found = TILES.iter().find(|tile| tile.name == name)?;
-    let inner = (0..=2048).rev().find(|inner| found.shared_bytes(*inner) <= SM_80_SHARED_BYTES);
+    let inner = (0..=2048)
+        .rev()
+        .find(|inner| found.shared_bytes(*inner) <= SHARED_BYTES_OF_SM_80 as usize);
     Some(found.shared_bytes(inner.unwrap_or(0)))
 }
 
@@ -176,7 +175,7 @@ mod tests {
 
     const A100: Limits = Limits {
         threads: 1024,
-        shared_bytes: SM_80_SHARED_BYTES as u32,
+        shared_bytes: SHARED_BYTES_OF_SM_80,
         multiprocessors: 108,
     };
     const SLICE: Limits = Limits {

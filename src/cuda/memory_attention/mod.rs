@@ -1,8 +1,8 @@
 //! Launching `memory_attention`: cross-attention to memory tokens by axial absorption, the twin of [`crate::ops::memory_attention`].
 //!
 //! Three kernels: tables of every query (X and Y of the op's formula), attention in splits of the grid, and the merge of splits. Tokens 64 wide with queries 256 or
-//! 64 wide go to the tensor cores; other widths are served in f32, slowly. Splits follow from the grid and a lane's own number of tokens, so that a lane's result does
-//! not depend on the lanes beside it.
+//! 64 wide go to the tensor cores; other widths are served in f32, slowly. Splits follow from the grid, a lane's own number of tokens and the shared memory that the
+//! device gives a block, so that a lane's result does not depend on the lanes beside it.
 
 mod lanes;
 mod tables;
@@ -15,8 +15,6 @@ use super::driver::{Arguments, DevicePointer, Shape};
 use super::launch::{Runtime, Work};
 use anyhow::{Result, ensure};
 
-/// Columns of the grid of one split; STRIP in kernels/specialisations.csv.
-const STRIP: usize = 4;
 /// Queries of a block of kernels/memory_attention.cu, one per thread; 32 WARPS in kernels/specialisations.csv.
 const QUERIES: usize = 256;
 /// Tokens of a tile; TOKENS in kernels/specialisations.csv.
@@ -33,20 +31,60 @@ const WIDEST: usize = 128;
 /// Tokens per position of the grid from which its rows are divided into two parts.
 const TWO_PARTS: usize = 64;
 
+/// A specialisation of kernels/memory_attention.cu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strips {
+    /// Of the entry point.
+    pub name: &'static str,
+    /// Columns of the grid of one split; STRIP in kernels/specialisations.csv.
+    pub columns: usize,
+}
+
+/// For blocks with 163 KiB of shared memory, and with the 99 KiB of cards for graphics.
+pub const STRIPS: [Strips; 2] = [
+    Strips {
+        name: "memory_attention_64",
+        columns: 4,
+    },
+    Strips {
+        name: "memory_attention_64_small",
+        columns: 2,
+    },
+];
+
+impl Strips {
+    /// Bytes of shared memory of a block: each thread's tables of its columns, and two tiles of keys and values.
+    pub fn shared_bytes(&self) -> usize {
+        self.columns * 8 * QUERIES * 16 + 4 * TILE * 64 * 2
+    }
+}
+
 /// The kernels for some widths of queries and tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// f16 operands on the tensor cores, with this kernel for the tables.
-    Tensor(&'static str),
+    /// f16 operands on the tensor cores.
+    Tensor {
+        /// The kernel for the tables.
+        tables: &'static str,
+        /// The kernel for the attention.
+        strips: Strips,
+    },
     /// Any width, in f32.
     Any,
 }
 
-/// The path for D-wide queries and M-wide tokens.
-pub fn choose(d: usize, m: usize) -> Path {
+/// The path for D-wide queries and M-wide tokens on a device that gives a block this much shared memory.
+pub fn choose(d: usize, m: usize, shared_bytes: u32) -> Path {
+    let [large, small] = STRIPS;
+    let strips = if large.shared_bytes() <= shared_bytes as usize {
+        large
+    } else {
+        small
+    };
+    let tensor = |tables| Path::Tensor { tables, strips };
     match (d, m) {
-        (256, 64) => Path::Tensor("memory_attention_tables_256"),
-        (64, 64) => Path::Tensor("memory_attention_tables_64"),
+        (256, 64) => tensor("memory_attention_tables_256"),
+        (64, 64) => tensor("memory_attention_tables_64"),
         _ => Path::Any,
     }
 }
@@ -54,7 +92,7 @@ pub fn choose(d: usize, m: usize) -> Path {
 /// Parts into which the rows of the grid are divided for a lane of so many tokens.
 pub fn parts(path: Path, tokens: usize, (height, width): (usize, usize)) -> usize {
     match path {
-        Path::Tensor(_) if height > 1 && tokens >= TWO_PARTS * height * width => 2,
+        Path::Tensor { .. } if height > 1 && tokens >= TWO_PARTS * height * width => 2,
         _ => 1,
     }
 }
@@ -62,10 +100,9 @@ pub fn parts(path: Path, tokens: usize, (height, width): (usize, usize)) -> usiz
 /// Of a kernel of this name; the splits are the tensor path's.
 pub(super) fn dynamic_shared_bytes(name: &str) -> Option<usize> {
     match name {
-        "memory_attention_64" => Some(STRIP * 8 * QUERIES * 16 + 4 * TILE * 64 * 2),
         "memory_attention_tables_256" => Some(80 * 256),
         "memory_attention_tables_64" => Some(80 * 64),
-        _ => None,
+        _ => STRIPS.iter().find(|strips| strips.name == name).map(Strips::shared_bytes),
     }
 }
 
@@ -109,8 +146,8 @@ impl Sizes {
         let coordinates = lanes * tables.positions() * (tables.width + tables.height);
         let state = lanes * tables.state_bytes();
         match tables.path {
-            Path::Tensor(_) => {
-                let columns = tables.width.div_ceil(STRIP);
+            Path::Tensor { strips, .. } => {
+                let columns = tables.width.div_ceil(strips.columns);
                 Self {
                     tables: coordinates * tables.m * 2,
                     biases: coordinates * 4,
@@ -156,7 +193,7 @@ pub fn memory_attention(
     let scratch = call.scratch(arena)?;
     call.tables(&scratch, q)?;
     match tables.path {
-        Path::Tensor(_) => call.attend(&scratch)?,
+        Path::Tensor { strips, .. } => call.attend(strips, &scratch)?,
         Path::Any => call.attend_any(&scratch)?,
     }
     call.merge(&scratch, y, state)
@@ -239,7 +276,7 @@ impl<'a> Call<'a> {
             bytes: (self.sizes.tables + self.sizes.biases + self.rows * keys.d * 2) as f64,
         };
         match keys.path {
-            Path::Tensor(name) => {
+            Path::Tensor { tables: name, .. } => {
                 let chunks = keys.width.max(keys.height).div_ceil(COORDINATES);
                 let shape = Shape {
                     blocks: [self.rows.div_ceil(TABLE_ROWS) as u32, 2, chunks as u32],
@@ -272,7 +309,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn attend(&self, scratch: &Scratch) -> Result<()> {
+    fn attend(&self, strips: Strips, scratch: &Scratch) -> Result<()> {
         let keys = self.keys;
         let arguments = Arguments::new()
             .pointer(scratch.tables.pointer())
@@ -288,10 +325,9 @@ impl<'a> Call<'a> {
         let shape = Shape {
             blocks: [(self.sizes.columns * self.parts) as u32, self.int(groups)?.unsigned_abs(), 1],
             threads: QUERIES as u32,
-            shared_bytes: dynamic_shared_bytes("memory_attention_64").unwrap_or(0) as u32,
+            shared_bytes: strips.shared_bytes() as u32,
         };
-        self.runtime
-            .launch("memory_attention_64", shape, arguments, &self.problem, self.work())
+        self.runtime.launch(strips.name, shape, arguments, &self.problem, self.work())
     }
 
     fn attend_any(&self, scratch: &Scratch) -> Result<()> {
@@ -342,17 +378,25 @@ impl<'a> Call<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::sources;
+
+    const A100: u32 = 163 << 10;
+    const RTX: u32 = 99 << 10;
 
     #[test]
     fn the_networks_widths_go_to_the_tensor_cores() {
-        assert_eq!(choose(256, 64), Path::Tensor("memory_attention_tables_256"));
-        assert_eq!(choose(64, 64), Path::Tensor("memory_attention_tables_64"));
-        assert_eq!(choose(64, 16), Path::Any);
+        let kernels = |d, m, shared_bytes| match choose(d, m, shared_bytes) {
+            Path::Tensor { tables, strips } => [tables, strips.name],
+            Path::Any => ["any"; 2],
+        };
+        assert_eq!(kernels(256, 64, A100), ["memory_attention_tables_256", "memory_attention_64"]);
+        assert_eq!(kernels(64, 64, RTX), ["memory_attention_tables_64", "memory_attention_64_small"]);
+        assert_eq!(kernels(64, 16, A100), ["any"; 2]);
     }
 
     #[test]
     fn the_rows_of_the_grid_are_divided_by_the_number_of_tokens_alone() {
-        let tensor = choose(256, 64);
+        let tensor = choose(256, 64, A100);
         assert_eq!(parts(tensor, 65535, (32, 32)), 1);
         assert_eq!(parts(tensor, 65536, (32, 32)), 2);
         assert_eq!(parts(tensor, 65536, (1, 32)), 1, "one row cannot be divided");
@@ -360,7 +404,13 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_the_attention_fits_into_a_multiprocessor_of_sm_80() {
-        assert!(dynamic_shared_bytes("memory_attention_64").unwrap() <= 163 * 1024);
+    fn strips_are_those_of_the_table_of_specialisations_and_fit_into_shared_memory() {
+        for (strips, shared_bytes) in STRIPS.iter().zip([A100, RTX]) {
+            let defines = &sources::specialisation(strips.name).unwrap().defines;
+            for (key, value) in [("STRIP", strips.columns), ("WARPS", QUERIES / 32), ("TOKENS", TILE)] {
+                assert!(defines.contains(&format!("{key}={value}").as_str()), "{}: {key}", strips.name);
+            }
+            assert!(strips.shared_bytes() <= shared_bytes as usize);
+        }
     }
 }

@@ -59,7 +59,7 @@ impl KeyTables {
             cos.iter().zip(sin).take(d / 4).all(|turn| turn == (&1.0, &0.0)),
             "memory_attention: the rotation must not turn at coordinate 0"
         );
-        let path = choose(d, m);
+        let path = choose(d, m, arena.limits().shared_bytes);
         let rows = if path == Path::Any { m + 1 } else { WEIGHT_ROWS };
         let mut weights = vec![0.0; 2 * rows * d / 2];
         for (index, value) in weights.iter_mut().enumerate() {
@@ -103,7 +103,7 @@ impl KeyTables {
 fn upload(arena: &Arena, path: Path, values: &[f32]) -> Result<Buffer> {
     match path {
         Path::Any => arena.filled(bytemuck::cast_slice(values)),
-        Path::Tensor(_) => arena.filled(
+        Path::Tensor { .. } => arena.filled(
             &values
                 .iter()
                 .flat_map(|value| f16::from_f32(*value).to_le_bytes())
