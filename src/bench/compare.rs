@@ -84,7 +84,13 @@ pub fn diff(a: &Path, b: &Path) -> Result<String> {
         bad_input!("{} and {} have nothing in common", a.display(), b.display());
     }
     for (name, a, b) in common {
-        text += &format!("{name:<48} {a:>12.6} {b:>12.6} {:>8.2}\n", a / b);
+        // Seconds of stages are kept to a millisecond.
+        let ratio = if *a > 0.0 && *b > 0.0 {
+            format!("{:.2}", a / b)
+        } else {
+            "-".into()
+        };
+        text += &format!("{name:<48} {a:>12.6} {b:>12.6} {ratio:>8}\n");
     }
     Ok(text)
 }

@@ -355,6 +355,12 @@ impl Journal {
         self.latest.contains_key(case)
     }
 
+    /// Whether the last attempt at `case` ended with an error, or was never heard of again.
+    pub fn was_in_vain(&self, case: &str) -> bool {
+        let latest = self.latest.get(case).map(|entry| entry.event);
+        matches!(latest, Some(Event::Started | Event::Failed))
+    }
+
     /// What processes said that they put into `case`, which is not done yet.
     pub fn shared(&self, case: &str) -> Option<Cost> {
         self.shared.get(case).copied()

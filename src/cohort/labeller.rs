@@ -183,10 +183,15 @@ impl Labeller {
             let mut hooks = Hooks::new(stop, progress);
             hooks.waits_for = self.waits.then(|| device.clone());
             progress.stage("reading", 0);
-            let mut opened = hooks.timed("open", || match ahead.and_then(|ahead| ahead.finish(&case.image)) {
-                Some(opened) => opened,
-                None => open::query(&self.settings, &case.image),
-            })?;
+            // Of a case that is opened ahead, what is waited for.
+            let mut opened = match hooks.timed("read", || ahead.and_then(|ahead| ahead.finish(&case.image))) {
+                Some(opened) => opened?,
+                None => {
+                    let opened = open::query(&self.settings, &case.image)?;
+                    hooks.seconds.extend(&opened.seconds);
+                    opened
+                }
+            };
             let uses = self.uses(case, &opened.image, labelled, &mut opened.warnings)?;
             let keep_probabilities = files.probability.is_some();
             let plan = match *plan {

@@ -172,11 +172,15 @@ pub fn run<T: Sync>(
 ) -> Result<Summary> {
     refuse_foreign_files(out, journal, tasks)?;
     clean_up(out, journal, tasks);
+    // What failed before comes last: a case that takes its device or its process along does so when the others are done.
+    let mut order: Vec<usize> = (0..tasks.len()).collect();
+    order.sort_by_key(|&index| journal.was_in_vain(&tasks[index].name));
     let works_by = hash_of(&json!([conditions.weights_sha256, conditions.settings]))?;
     journal.presence().let_others_in(&works_by)?;
     let run = Run {
         out,
         tasks,
+        order,
         conditions,
         stop,
         has_several: workers.len() > 1,
@@ -203,12 +207,14 @@ pub fn run<T: Sync>(
 struct Run<'a, T> {
     out: &'a Path,
     tasks: &'a [Task<T>],
+    /// Tasks, by their index, in the order in which they are taken.
+    order: Vec<usize>,
     conditions: &'a Conditions,
     stop: &'a Stop,
     has_several: bool,
     /// Workers that can take a further case.
     able: AtomicUsize,
-    /// The first task that nobody has taken.
+    /// The first of the order that nobody has taken.
     next: AtomicUsize,
     /// Tasks that others had when it was their turn; looked at again in the end, should their process have been killed.
     later: Mutex<Vec<usize>>,
@@ -260,7 +266,7 @@ impl<'a, T: Sync> Run<'a, T> {
             } else {
                 Progress::new(label)
             };
-            let next = self.tasks.get(self.next.load(Ordering::Relaxed));
+            let next = self.order.get(self.next.load(Ordering::Relaxed)).map(|&index| &self.tasks[index]);
             let worked = panics::catch(|| worker.work(task, next, self.stop, &progress));
             let stage = progress.current_stage();
             drop(progress); // clears the bar before anything is said
@@ -291,11 +297,14 @@ impl<'a, T: Sync> Run<'a, T> {
         if !is_last || self.stop.is_requested() {
             return;
         }
-        let from = self.next.load(Ordering::Relaxed).min(self.tasks.len());
-        let left = self.tasks[from..].iter().filter(|task| !self.is_finished(task)).count();
+        let from = self.next.load(Ordering::Relaxed).min(self.order.len());
+        let left = self.order[from..]
+            .iter()
+            .filter(|&&index| !self.is_finished(&self.tasks[index]))
+            .count();
         if left > 0 {
             let reason = anyhow!(
-                "{left} cases are left, and no device can go on in this process; the same command, given once more, goes on; should the case that failed fail every time, name the others"
+                "{left} cases are left, and no device can go on in this process; the same command, given once more, goes on with them; what failed comes last"
             );
             self.state().fatal.get_or_insert(reason);
         }
@@ -306,9 +315,8 @@ impl<'a, T: Sync> Run<'a, T> {
         if self.stop.is_requested() || self.state().fatal.is_some() {
             return None;
         }
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        if let Some(task) = self.tasks.get(index) {
-            return Some((index, task, false));
+        if let Some(&index) = self.order.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            return Some((index, &self.tasks[index], false));
         }
         let index = self.later.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         Some((index, &self.tasks[index], true))

@@ -123,7 +123,7 @@ impl Query {
             batch.clear();
             for _ in 0..wanted {
                 let slice = hooks
-                    .timed("read", || slices.next())
+                    .timed("normalise", || slices.next())
                     .context("fewer slices than the volume has")??;
                 hooks.stop.check()?;
                 batch.extend_from_slice(&slice);

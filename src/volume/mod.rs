@@ -16,6 +16,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -41,6 +42,7 @@ pub struct Volume {
     files: Vec<PathBuf>,
     header: Header,
     storage: Storage, // the channel's voxels as stored: x fastest, header.datatype()
+    reading: Duration,
 }
 
 impl Volume {
@@ -71,6 +73,7 @@ impl Volume {
             files: loaded.files,
             header: loaded.header,
             storage: loaded.storage,
+            reading: loaded.reading,
         })
     }
 
@@ -89,6 +92,7 @@ impl Volume {
             files: Vec::new(),
             header,
             storage: Storage::Owned(bytes),
+            reading: Duration::ZERO,
         })
     }
 
@@ -123,6 +127,11 @@ impl Volume {
             Storage::Mapped(_) => 0,
             Storage::Owned(bytes) => bytes.len(),
         }
+    }
+
+    /// What reading the file took of opening it, without decompression; nothing if its voxels are mapped, which are read when they are looked at.
+    pub fn reading(&self) -> Duration {
+        self.reading
     }
 
     /// SHA-256 of the file as it lies on the disk (of a pair: header file, then image file), in lower-case hex.

@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -25,12 +28,15 @@ pub(crate) struct Loaded {
     pub storage: Storage,
     /// the file, or header file and image file
     pub files: Vec<PathBuf>,
+    /// what reading took of the time, without decompression; nothing where the file is mapped
+    pub reading: Duration,
 }
 
 /// Reads header and voxels. `path` may be a single file or either half of a `.hdr`/`.img` pair; what is compressed is seen from the bytes.
 pub(crate) fn load(path: &Path, channel: usize, options: &ReadOptions) -> Result<Loaded> {
     let header_path = header_file(path)?;
-    let mut source = Source::open(&header_path)?;
+    let clock = Arc::default();
+    let mut source = Source::open(&header_path, &clock)?;
     let header = Header::parse(&source.read_header(&header_path)?, &header_path)?;
     if channel >= header.channels() {
         bad_input!(
@@ -43,10 +49,30 @@ pub(crate) fn load(path: &Path, channel: usize, options: &ReadOptions) -> Result
         (source.voxels(&header, channel, &header_path, options)?, vec![header_path])
     } else {
         let image_path = image_file(&header_path)?;
-        let storage = Source::open(&image_path)?.voxels(&header, channel, &image_path, options)?;
+        let storage = Source::open(&image_path, &clock)?.voxels(&header, channel, &image_path, options)?;
         (storage, vec![header_path, image_path])
     };
-    Ok(Loaded { header, storage, files })
+    Ok(Loaded {
+        header,
+        storage,
+        files,
+        reading: Duration::from_nanos(clock.load(Ordering::Relaxed)),
+    })
+}
+
+/// A file whose reads are timed, in nanoseconds.
+struct Timed {
+    file: File,
+    clock: Arc<AtomicU64>,
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let begun = Instant::now();
+        let read = self.file.read(buffer);
+        self.clock.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        read
+    }
 }
 
 /// A file that is open, plain or compressed. `position` counts the uncompressed bytes that were taken from it.
@@ -56,14 +82,14 @@ enum Source {
         length: u64,
     },
     Gzip {
-        stream: Box<Inflater<BufReader<File>>>,
+        stream: Box<Inflater<BufReader<Timed>>>,
         length: u64,
         position: u64,
     },
 }
 
 impl Source {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, clock: &Arc<AtomicU64>) -> Result<Self> {
         let shown = path.display();
         let metadata = match std::fs::metadata(path) {
             Ok(metadata) => metadata,
@@ -91,7 +117,11 @@ impl Source {
         file.seek(SeekFrom::Start(0)).with_context(|| format!("{shown}: cannot be read"))?;
         let length = file.metadata().with_context(|| format!("{shown}: cannot be read"))?.len();
         if magic == [0x1f, 0x8b] {
-            let stream = Box::new(Inflater::new(BufReader::with_capacity(1 << 16, file)));
+            let timed = Timed {
+                file,
+                clock: Arc::clone(clock),
+            };
+            let stream = Box::new(Inflater::new(BufReader::with_capacity(1 << 16, timed)));
             Ok(Self::Gzip {
                 stream,
                 length,

@@ -1,5 +1,7 @@
 //! The runner goes on after failures, skips what is finished, stops when asked to, and leaves nothing half-written.
 
+mod order;
+
 use super::{files_below, put, some_settings};
 use anyhow::{Context, Result, bail};
 use hpc_seg::atomic_file;

@@ -1,5 +1,6 @@
 //! The disk cache of compiled kernels: hits, damage, other processes, folders that take no files.
 
+use crate::support::full_disk::FullDisk;
 use hpc_seg::cuda::cache::KernelCache;
 use std::fs;
 use std::path::Path;
@@ -84,6 +85,20 @@ fn a_folder_that_takes_no_files_costs_only_the_time_to_build() {
     let cache = KernelCache::new(&folder.path().join("file/kernels"));
     assert_eq!(get(&cache, 1), (content(1), true));
     assert_eq!(get(&cache, 1), (content(1), true));
+}
+
+#[test]
+fn a_full_disk_costs_only_the_time_to_build_and_keeps_no_half_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = FullDisk::over(folder.path(), 4096) else { return };
+    let cache = KernelCache::new(folder.path());
+    for _ in 0..2 {
+        assert_eq!(get(&cache, 1), (content(1), true));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the ballast");
+    }
+    disk.free();
+    assert_eq!(get(&cache, 1), (content(1), true));
+    assert_eq!(get(&cache, 1), (content(1), false));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Unusable weights, configurations and output folders: exit code 2 before any case is touched.
 
 use super::{Answer, Phantoms};
+use crate::support::full_disk::FullDisk;
 use hpc_seg::weights::{Checkpoint, demo_network, write_safetensors};
 use std::collections::BTreeMap;
 use std::fs;
@@ -192,23 +193,11 @@ fn a_full_disk_ends_the_run_and_the_same_command_goes_on() {
     let phantoms = Phantoms::new(3, 1, [6, 64, 64]);
     let disk = phantoms.at("disk");
     fs::create_dir(&disk).unwrap();
-    let system = |program: &str, arguments: &[&str]| {
-        std::process::Command::new(program)
-            .args(arguments)
-            .output()
-            .is_ok_and(|o| o.status.success())
-    };
-    let place = disk.to_str().unwrap();
-    if !system("mount", &["-t", "tmpfs", "-o", "size=2m", "tmpfs", place]) {
-        println!("skipped: a full disk (no tmpfs can be mounted here)");
-        return;
-    }
-    fs::write(disk.join("ballast"), vec![0u8; (2 << 20) - (48 << 10)]).unwrap();
+    let Some(mounted) = FullDisk::over(&disk, 48 << 10) else { return };
     let full = phantoms.label("disk", &[]);
     let left: Vec<String> = crate::cohort::files_below(&disk);
-    fs::remove_file(disk.join("ballast")).unwrap();
+    mounted.free();
     let again = phantoms.label("disk", &[]);
-    assert!(system("umount", &[place]));
     full.expect(1, &["no space is left for", "free some and give the same command again to go on"]);
     assert!(!left.iter().any(|file| file.contains(".hpc-seg-")), "{left:?}");
     again.expect(0, &["done"]);

@@ -4,6 +4,7 @@ mod bad_labels;
 mod bad_volumes;
 mod bad_weights;
 mod behaviour;
+mod bench;
 mod demo;
 #[cfg(feature = "emu")]
 mod emulated;

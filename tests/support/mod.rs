@@ -3,6 +3,7 @@
 #[cfg(feature = "emu")]
 pub mod emulated;
 pub mod fast;
+pub mod full_disk;
 pub mod golden;
 pub mod gpu;
 pub mod literal;

@@ -4,6 +4,7 @@ use super::file_name;
 use crate::cohort::case_record::FileOfRecord;
 use crate::cohort::settings::{Settings, SliceAxis};
 use crate::tffs::intensity::Window;
+use crate::tffs::schedule::Seconds;
 use crate::tffs::source::Image;
 use crate::volume::{AxisMap, Volume};
 use anyhow::Result;
@@ -11,30 +12,45 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// An open query.
 pub(super) struct Opened {
     pub image: Image,
     pub file: FileOfRecord,
     pub warnings: Vec<String>,
+    /// Of reading the file, of decompressing it, and of measuring its intensities.
+    pub seconds: Seconds,
 }
 
 /// Opens a query and measures its intensities.
 pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
+    let begun = Instant::now();
     let volume = volume(settings, path)?;
+    let (opening, reading) = (begun.elapsed(), volume.reading());
     let file = FileOfRecord {
         file: file_name(path),
         sha256: volume.sha256()?,
     };
+    let hashed = begun.elapsed();
     let image = Image::new(volume, query_axes(settings)?, window(settings))?;
+    let seconds = [
+        ("read", reading + (hashed - opening)),
+        ("decode", opening.saturating_sub(reading)),
+        ("normalise", begun.elapsed() - hashed),
+    ];
     let warnings = image
         .intensity
         .warning()
         .map(|text| format!("{}: {text}", path.display()))
         .into_iter()
         .collect();
-    Ok(Opened { image, file, warnings })
+    Ok(Opened {
+        image,
+        file,
+        warnings,
+        seconds: seconds.map(|(stage, time)| (stage, time.as_secs_f64())).into(),
+    })
 }
 
 /// The file, or its channel if it has several.

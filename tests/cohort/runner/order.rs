@@ -1,0 +1,21 @@
+//! In which order cases are taken.
+
+use super::{Bench, write_all};
+use hpc_seg::cohort::journal::{Event, Journal};
+
+#[test]
+fn what_failed_or_was_never_heard_of_again_comes_last() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.out()).unwrap();
+    let mut journal = Journal::open(&bench.out()).unwrap();
+    journal.append("a", Event::Failed, None, "it took its GPU along").unwrap();
+    journal.append("b", Event::Started, None, "").unwrap(); // by a process that it took along
+    drop(journal);
+    let mut taken = Vec::new();
+    let summary = bench.run(|task, _, _| {
+        taken.push(task.name.clone());
+        write_all(&bench.out(), task)
+    });
+    assert_eq!(taken, ["c", "a", "b"]);
+    assert_eq!(summary.done.len(), 3, "{summary:?}");
+}

@@ -1,0 +1,82 @@
+//! `bench --volume`: what it measures, how it is written, and how two measurements are compared.
+
+use super::{Answer, Phantoms};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+/// Of the issue that asks for latency per volume; "supports" are those of the first volume alone, "components" of what the ensemble gives.
+const STAGES: [&str; 10] = [
+    "attend",
+    "components",
+    "decode",
+    "decode masks",
+    "encode",
+    "encode memory",
+    "ensemble",
+    "normalise",
+    "read",
+    "write",
+];
+
+fn bench(phantoms: &Phantoms, more: &[&str]) -> Answer {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+    command.args([
+        "bench",
+        "--volume",
+        "--device",
+        "cpu",
+        "--size",
+        "6,64,64",
+        "--labelled",
+        "2",
+        "--insertions",
+        "1",
+    ]);
+    command.args(["--repeats", "2", "--weights"]).arg(phantoms.at("demo.safetensors"));
+    Answer::of(command.args(more).output().unwrap())
+}
+
+#[test]
+fn a_volume_is_measured_stage_by_stage_and_compared_with_another_measurement() {
+    let phantoms = Phantoms::new(1, 1, [6, 64, 64]);
+    let file = phantoms.at("volume.json");
+    let path = file.to_str().unwrap();
+    let shown = bench(&phantoms, &["--json", path, "--as", "rtx-3090"]).expect(0, &[]);
+    assert!(shown.stdout.contains("rtx-3090 (82 multiprocessors"), "{}", shown.stdout);
+    let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let seconds = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("no {key} in {report}"));
+    let stages = report["stage_seconds"].as_object().unwrap();
+    assert_eq!(stages.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(STAGES));
+    for stage in ["encode", "attend"] {
+        assert!(stages[stage].as_f64().unwrap() > 0.0, "{stage}: {report}");
+    }
+    assert!(report["first_stage_seconds"]["supports"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(seconds("open_seconds") <= seconds("first_kernel_seconds"));
+    assert!(seconds("p50_seconds") > 0.0 && seconds("p50_seconds") <= seconds("p95_seconds"));
+    assert_eq!(report["warm_seconds"].as_array().map(Vec::len), Some(2));
+    assert!(
+        report["memory"]["planned"].as_u64() >= report["memory"]["counted_peak"].as_u64(),
+        "{report}"
+    );
+
+    let mut diff = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+    let same = Answer::of(diff.args(["bench", "diff", path, path]).output().unwrap()).expect(0, &[]);
+    assert!(
+        same.stdout.contains("encode memory") && same.stdout.contains("1.00") && !same.stdout.contains("NaN"),
+        "{}",
+        same.stdout
+    );
+}
+
+#[test]
+fn a_volume_is_planned_without_being_measured() {
+    let phantoms = Phantoms::new(1, 1, [6, 64, 64]);
+    let plan = bench(&phantoms, &["--dry-run"]).expect(0, &[]);
+    let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert!(
+        plan["flops"].as_f64().unwrap() > 0.0 && plan["bytes"]["total"].as_u64().unwrap() > 0,
+        "{plan}"
+    );
+}
