@@ -38,14 +38,16 @@ struct ShownCase<'a> {
 /// Loads the network and looks at every volume's header and every label file; computes and writes nothing.
 pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
     let mut labeller = plan.labeller(&plan.openings[0])?;
-    let rate = product_rate(labeller.network()?.device())?;
+    let device = labeller.network()?.device().clone();
+    let rate = product_rate(&device)?;
     let mut cases = Vec::new();
     for task in &plan.tasks {
         let query = &task.payload;
         let labelled = plan.supports(query);
         let estimate = match labelled.is_empty() {
             true => Err(anyhow!("its group has no labelled volume")),
-            false => labeller.estimate(&query.case, &labelled, plan.args.save_probabilities, rate),
+            // On its threads: labels are read on all cores that --threads gives.
+            false => device.install(|| labeller.estimate(&query.case, &labelled, plan.args.save_probabilities, rate)),
         };
         cases.push(ShownCase {
             case: &task.name,
