@@ -21,10 +21,11 @@ use crate::tffs::plan::Plan;
 use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labelled, Labels};
 use crate::tffs::support::{Building, Counts, Support};
-use crate::volume::{AxisMap, ReadAhead, Volume};
+use crate::volume::{AxisMap, ReadAhead};
 use anyhow::Result;
 use engine::Built;
-use open::{Ahead, Opened};
+use open::{Ahead, Checked, Opened};
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::mem;
 use std::path::Path;
@@ -59,15 +60,6 @@ struct SupportKey {
     plane: (usize, usize),
     reach: usize,
     classes: Vec<u8>,
-}
-
-/// A labelled case whose files fit each other.
-struct Checked {
-    image: Arc<Volume>,
-    labels: Arc<Volume>,
-    classes: Vec<u8>,
-    image_file: FileOfRecord,
-    labels_file: FileOfRecord,
 }
 
 /// A support as one case uses it.
@@ -221,69 +213,33 @@ impl Labeller {
     /// # Errors
     /// More runs than the sums can hold; files that are unusable.
     pub(in crate::cohort) fn check_runs<'a>(&mut self, labelled: impl Iterator<Item = (&'a LabelledCase, usize)>) -> Result<()> {
+        let (cases, insertions): (Vec<_>, Vec<_>) = labelled.unzip();
         let mut runs = [0; 256];
-        for (case, insertions) in labelled {
-            let checked = self.checked(case)?;
+        for (checked, insertions) in self.check(&cases)?.iter().zip(insertions) {
             checked.classes.iter().for_each(|&class| runs[usize::from(class)] += insertions);
         }
         runs.into_iter().try_for_each(ensemble::check_runs)
     }
 
-    /// Opens and checks a labelled case, once.
+    /// Opens and checks labelled cases, each once, on all cores.
+    fn check(&mut self, cases: &[&LabelledCase]) -> Result<Vec<Arc<Checked>>> {
+        let new: Vec<_> = cases.iter().filter(|case| !self.labelled.contains_key(&case.name)).collect();
+        let opened: Vec<_> = new.par_iter().map(|case| Checked::open(&self.settings, case)).collect();
+        for (case, opened) in new.into_iter().zip(opened) {
+            self.labelled.insert(case.name.clone(), Arc::new(opened?));
+        }
+        Ok(cases.iter().map(|case| Arc::clone(&self.labelled[&case.name])).collect())
+    }
+
+    /// One of them.
     fn checked(&mut self, case: &LabelledCase) -> Result<Arc<Checked>> {
-        if let Some(found) = self.labelled.get(&case.name) {
-            return Ok(Arc::clone(found));
-        }
-        let (image, labels) = (open::volume(&self.settings, &case.image)?, Arc::new(Volume::open(&case.labels)?));
-        if labels.channels() > 1 {
-            bad_input!(
-                "{}: a label map has one channel, this file has {}",
-                case.labels.display(),
-                labels.channels()
-            );
-        }
-        if image.dims() != labels.dims() {
-            bad_input!(
-                "{}: the labels are {:?} voxels, their image {} is {:?}; labels must lie on their image's grid",
-                case.labels.display(),
-                labels.dims(),
-                case.image.display(),
-                image.dims()
-            );
-        }
-        if let Some(difference) = image.geometry().difference(labels.geometry()) {
-            bad_input!(
-                "{}: the labels lie elsewhere than their image {}: {difference}; resample the labels to the image, or copy the image's header if only the header is wrong",
-                case.labels.display(),
-                case.image.display()
-            );
-        }
-        let classes = Labels {
-            volume: Arc::clone(&labels),
-            axes: AxisMap::default(),
-        }
-        .classes()?;
-        let checked = Arc::new(Checked {
-            image_file: FileOfRecord {
-                file: file_name(&case.image),
-                sha256: image.sha256()?,
-            },
-            labels_file: FileOfRecord {
-                file: file_name(&case.labels),
-                sha256: labels.sha256()?,
-            },
-            image,
-            labels,
-            classes,
-        });
-        self.labelled.insert(case.name.clone(), Arc::clone(&checked));
-        Ok(checked)
+        Ok(self.check(&[case])?.remove(0))
     }
 
     /// Which supports a case uses, seen how, inserted where.
     fn uses(&mut self, case: &UnlabelledCase, query: &Image, labelled: &[&LabelledCase], warnings: &mut Vec<String>) -> Result<Vec<Use>> {
         let slices = query.dims()[0];
-        let checked = labelled.iter().map(|case| self.checked(case)).collect::<Result<Vec<_>>>()?;
+        let checked = self.check(labelled)?;
         let mut classes: Vec<u8> = checked.iter().flat_map(|c| c.classes.iter().copied()).collect();
         classes.sort_unstable();
         classes.dedup();

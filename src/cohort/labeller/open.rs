@@ -1,11 +1,13 @@
 //! Volumes opened as the settings say, and the next query ahead of its turn.
 
 use super::file_name;
+use crate::bad_input;
 use crate::cohort::case_record::FileOfRecord;
+use crate::cohort::discover::LabelledCase;
 use crate::cohort::settings::{Settings, SliceAxis};
 use crate::tffs::intensity::Window;
 use crate::tffs::schedule::Seconds;
-use crate::tffs::source::Image;
+use crate::tffs::source::{Image, Labels};
 use crate::volume::{AxisMap, Volume};
 use anyhow::Result;
 use std::fs;
@@ -21,6 +23,63 @@ pub(super) struct Opened {
     pub warnings: Vec<String>,
     /// Of reading the file, of decompressing it, and of measuring its intensities.
     pub seconds: Seconds,
+}
+
+/// A labelled case whose files fit each other.
+pub(super) struct Checked {
+    pub image: Arc<Volume>,
+    pub labels: Arc<Volume>,
+    pub classes: Vec<u8>,
+    pub image_file: FileOfRecord,
+    pub labels_file: FileOfRecord,
+}
+
+impl Checked {
+    /// Opens and checks a case.
+    pub fn open(settings: &Settings, case: &LabelledCase) -> Result<Self> {
+        let (image, labels) = (volume(settings, &case.image)?, Arc::new(Volume::open(&case.labels)?));
+        if labels.channels() > 1 {
+            bad_input!(
+                "{}: a label map has one channel, this file has {}",
+                case.labels.display(),
+                labels.channels()
+            );
+        }
+        if image.dims() != labels.dims() {
+            bad_input!(
+                "{}: the labels are {:?} voxels, their image {} is {:?}; labels must lie on their image's grid",
+                case.labels.display(),
+                labels.dims(),
+                case.image.display(),
+                image.dims()
+            );
+        }
+        if let Some(difference) = image.geometry().difference(labels.geometry()) {
+            bad_input!(
+                "{}: the labels lie elsewhere than their image {}: {difference}; resample the labels to the image, or copy the image's header if only the header is wrong",
+                case.labels.display(),
+                case.image.display()
+            );
+        }
+        let classes = Labels {
+            volume: Arc::clone(&labels),
+            axes: AxisMap::default(),
+        }
+        .classes()?;
+        Ok(Self {
+            image_file: FileOfRecord {
+                file: file_name(&case.image),
+                sha256: image.sha256()?,
+            },
+            labels_file: FileOfRecord {
+                file: file_name(&case.labels),
+                sha256: labels.sha256()?,
+            },
+            image,
+            labels,
+            classes,
+        })
+    }
 }
 
 /// Opens a query and measures its intensities.
