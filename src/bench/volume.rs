@@ -167,9 +167,10 @@ impl Bench {
     }
 
     fn estimate(&mut self) -> Result<Estimate> {
-        let rate = product_rate(self.labeller.network()?.device())?;
+        let device = self.labeller.network()?.device().clone();
+        let rate = product_rate(&device)?;
         let labelled: Vec<&LabelledCase> = self.cohort.labelled.iter().collect();
-        self.labeller.estimate(&self.cohort.unlabelled[0], &labelled, false, rate)
+        device.install(|| self.labeller.estimate(&self.cohort.unlabelled[0], &labelled, false, rate))
     }
 
     /// Labels the query, with seconds in all and per stage.

@@ -434,10 +434,10 @@ impl<'a, T: Sync> Run<'a, T> {
         let mut summary = state.summary;
         let later = self.later.into_inner().unwrap_or_else(PoisonError::into_inner);
         summary.elsewhere.extend(later.into_iter().map(|at| self.tasks[at].name.clone()));
-        let left = self.tasks.iter().skip(self.next.into_inner());
+        let left = self.order.iter().skip(self.next.into_inner());
         if self.stop.is_requested() && left.len() > 0 {
             summary.stopped = true;
-            summary.open.extend(left.map(|task| task.name.clone()));
+            summary.open.extend(left.map(|&at| self.tasks[at].name.clone()));
         }
         let place: HashMap<&str, usize> = self.tasks.iter().enumerate().map(|(at, task)| (&*task.name, at)).collect();
         let lists = [&mut summary.done, &mut summary.skipped, &mut summary.open, &mut summary.elsewhere];

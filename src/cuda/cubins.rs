@@ -22,13 +22,13 @@ impl Cubins {
     /// For an architecture such as `sm_90`, whose blocks have that much shared memory; nothing is compiled yet.
     ///
     /// # Errors
-    /// No compiler. Its version is part of what names a kernel in the cache, so that it is needed even where all are kept.
+    /// No compiler that makes code for it. Its version is part of what names a kernel in the cache, so that it is needed even where all are kept.
     pub fn new(cache: KernelCache, architecture: &str, shared_bytes: u32) -> Result<Self> {
         Ok(Self {
             cache,
             architecture: architecture.into(),
             shared_bytes,
-            compiler: Nvrtc::load()?,
+            compiler: Nvrtc::load_for(architecture)?,
             ahead: Once::new(),
         })
     }

@@ -176,9 +176,15 @@ impl Driver for Gpu {
             done(status, "copying to the GPU")
         };
         if from.len() <= STAGED_BYTES {
-            // `from` may be pinned, and would then be read later; pageable memory, as this is, is read before the call returns. Kernels go on meanwhile.
+            // `from` may be pinned, and would then be read later; pageable memory, as this is, is copied aside before the call returns, but where the GPU itself reads
+            // it. Kernels go on meanwhile.
             let pageable = from.to_vec();
-            return copy(&pageable);
+            copy(&pageable)?;
+            return if self.context.info.reads_host_memory {
+                self.streams.wait_for(stream)
+            } else {
+                Ok(())
+            };
         }
         copy(from)?;
         self.streams.wait_for(stream)

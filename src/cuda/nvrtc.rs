@@ -19,6 +19,7 @@ type Program = *mut c_void;
 type Create = unsafe extern "C" fn(*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> c_int;
 type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
 type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
+type Archs = unsafe extern "C" fn(*mut c_int) -> c_int;
 type Text = unsafe extern "C" fn(Program, *mut u8) -> c_int;
 
 /// The loaded compiler.
@@ -115,25 +116,29 @@ fn load_builtins(beside: &Path) {
 }
 
 impl Nvrtc {
-    /// Finds and loads it: `$HPC_SEG_NVRTC`, the system's libraries, `$CUDA_HOME`, /usr/local/cuda, then what pip installed.
+    /// Finds and loads it: `$HPC_SEG_NVRTC`, the system's libraries, `$CUDA_HOME`, /usr/local/cuda, then what pip installed; the first that makes code for
+    /// `architecture`, such as `sm_80`.
     ///
     /// # Errors
     /// When it is nowhere; with what was tried and the remedy.
-    pub fn load() -> Result<Self> {
-        Self::load_from(&Places::of_this_process())
+    pub fn load_for(architecture: &str) -> Result<Self> {
+        Self::load_from(&Places::of_this_process(), architecture)
     }
 
-    fn load_from(places: &Places) -> Result<Self> {
+    fn load_from(places: &Places, architecture: &str) -> Result<Self> {
         let mut tried = String::new();
         for path in places.candidates() {
             load_builtins(&path);
             // SAFETY: as for the builtins.
             match unsafe { Library::new(&path) } {
-                Ok(library) => return Self::with(library, path),
+                Ok(library) => match Self::with(library, path).and_then(|found| found.suits(architecture)) {
+                    Ok(found) => return Ok(found),
+                    Err(error) => tried += &format!("\n  {error:#}"),
+                },
                 Err(error) => tried += &format!("\n  {}: {error}", path.display()),
             }
         }
-        bail!("NVRTC, the compiler of CUDA kernels, is not on this machine: {REMEDY}. Tried:{tried}");
+        bail!("NVRTC, the compiler of CUDA kernels, is not on this machine, or makes no code for {architecture}: {REMEDY}. Tried:{tried}");
     }
 
     fn with(library: Library, path: PathBuf) -> Result<Self> {
@@ -151,6 +156,24 @@ impl Nvrtc {
             path.display()
         );
         Ok(Self { library, path, version })
+    }
+
+    /// Itself, if it makes code for an architecture such as `sm_80` or `sm_90a`.
+    fn suits(self, architecture: &str) -> Result<Self> {
+        let wanted: String = architecture.chars().filter(char::is_ascii_digit).collect();
+        let mut count = 0;
+        // SAFETY: the types are NVRTC's, since 11.2; the second function writes as many numbers as the first says.
+        let numbers = unsafe {
+            let status = self.function::<Archs>(b"nvrtcGetNumSupportedArchs")?(&raw mut count);
+            let mut numbers: Vec<c_int> = vec![0; usize::try_from(count)?];
+            let told = status == 0 && self.function::<Archs>(b"nvrtcGetSupportedArchs")?(numbers.as_mut_ptr()) == 0;
+            ensure!(told, "{}: does not tell its architectures; {REMEDY}", self.path.display());
+            numbers
+        };
+        let (path, (major, minor)) = (self.path.display(), self.version);
+        let is_known = numbers.iter().any(|number| number.to_string() == wanted);
+        ensure!(is_known, "{path}: NVRTC {major}.{minor} makes no code for {architecture}");
+        Ok(self)
     }
 
     /// Its version, such as (12, 9).
@@ -310,7 +333,7 @@ mod tests {
             chosen: Some("/no/libnvrtc.so.12".into()),
             ..Places::default()
         };
-        let message = Nvrtc::load_from(&places).err().unwrap().to_string();
+        let message = Nvrtc::load_from(&places, "sm_80").err().unwrap().to_string();
         assert!(message.contains("pip install nvidia-cuda-nvrtc-cu12"), "{message}");
         assert!(message.contains("Tried:\n  /no/libnvrtc.so.12: "), "{message}");
     }
@@ -321,7 +344,7 @@ mod tests {
             chosen: Some("libc.so.6".into()),
             ..Places::default()
         };
-        let message = Nvrtc::load_from(&places).err().unwrap().to_string();
+        let message = Nvrtc::load_from(&places, "sm_80").err().unwrap().to_string();
         assert!(message.contains("libc.so.6: is not NVRTC"), "{message}");
     }
 }

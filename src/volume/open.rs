@@ -70,9 +70,14 @@ impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let begun = Instant::now();
         let read = self.file.read(buffer);
-        self.clock.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        tick(&self.clock, begun);
         read
     }
+}
+
+/// Adds what has passed.
+fn tick(clock: &AtomicU64, begun: Instant) {
+    clock.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
 }
 
 /// A file that is open, plain or compressed. `position` counts the uncompressed bytes that were taken from it.
@@ -80,6 +85,7 @@ enum Source {
     Plain {
         file: File,
         length: u64,
+        clock: Arc<AtomicU64>,
     },
     Gzip {
         stream: Box<Inflater<BufReader<Timed>>>,
@@ -128,7 +134,8 @@ impl Source {
                 position: 0,
             })
         } else {
-            Ok(Self::Plain { file, length })
+            let clock = Arc::clone(clock);
+            Ok(Self::Plain { file, length, clock })
         }
     }
 
@@ -169,12 +176,15 @@ impl Source {
             );
         };
         match self {
-            Self::Plain { file, length } => {
+            Self::Plain { file, length, clock } => {
                 if length < end {
                     bad_input!("{}", too_short(header, path, length));
                 }
                 check_excess(header, path, length - end)?;
-                Storage::of_file(file, start, wanted, options).with_context(|| format!("{}: cannot be read", path.display()))
+                let begun = Instant::now();
+                let storage = Storage::of_file(file, start, wanted, options);
+                tick(&clock, begun);
+                storage.with_context(|| format!("{}: cannot be read", path.display()))
             }
             Self::Gzip {
                 mut stream,

@@ -200,6 +200,17 @@ fn a_device_that_is_lost_anywhere_costs_one_case_and_is_opened_again() {
     }
 }
 
+#[test]
+fn a_device_that_no_longer_responds_is_lost_whatever_its_error() {
+    let bench = Bench::new();
+    let [(_, _, launches), _] = bench.whole();
+    let devices = Devices::default();
+    let summary = bench.run(bench.labeller(&devices, Fault::Unknown(launches + 1)).unwrap());
+    assert_eq!((summary.done.len(), summary.failed.len()), (1, 1), "{summary:?}");
+    assert!(summary.failed[0].1.contains("nobody has heard of"), "{summary:?}");
+    assert_eq!((devices.asked().len(), devices.held()), (2, 0));
+}
+
 /// Has the first device lost, gives what `then` makes in its stead, and demands that the labeller is good for no further case.
 fn is_not_able_after(then: impl Fn() -> anyhow::Result<Device> + Send + Sync + 'static) {
     let bench = Bench::new();

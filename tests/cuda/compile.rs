@@ -18,7 +18,7 @@ const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
 
 /// The compiler; none, visibly, if this machine has none. One that was asked for must be there.
 fn compiler() -> Option<Nvrtc> {
-    match Nvrtc::load() {
+    match Nvrtc::load_for("sm_80") {
         Ok(found) => Some(found),
         Err(error) => {
             assert!(std::env::var_os("HPC_SEG_NVRTC").is_none(), "{error:#}");
@@ -99,6 +99,20 @@ fn the_table_of_registers_has_every_specialisation_for_every_architecture() {
         let registers: usize = fields[2].parse().unwrap();
         let of_a_warp = (32 * registers).next_multiple_of(256);
         assert!(tile.blocks * tile.threads() / 32 * of_a_warp <= 65536, "{row}");
+    }
+}
+
+#[test]
+fn a_compiler_that_does_not_know_the_gpu_is_refused_before_any_work() {
+    if compiler().is_none() {
+        return;
+    }
+    assert!(Nvrtc::load_for("sm_90a").is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let refused = Cubins::new(KernelCache::new(folder.path()), "sm_999", 227 << 10);
+    let message = refused.err().unwrap().to_string();
+    for piece in ["makes no code for sm_999", "NVRTC 1", "pip install nvidia-cuda-nvrtc-cu12"] {
+        assert!(message.contains(piece), "{piece}: {message}");
     }
 }
 

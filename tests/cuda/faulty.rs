@@ -1,6 +1,6 @@
 //! A driver that fails on demand, the n-th allocation, copy or launch, or has less shared memory, over any other driver.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use hpc_seg::cuda::driver::{Arguments, DevicePointer, Driver, Limits, Memory, Shape};
 use hpc_seg::cuda::failure::{DeviceLost, OutOfMemory};
 use hpc_seg::cuda::graph::Graph;
@@ -17,6 +17,8 @@ pub enum Fault {
     Copy(usize),
     /// This launch, with [`DeviceLost`], and everything after it.
     Launch(usize),
+    /// This launch, and everything after it, with an error that is not known to end a context.
+    Unknown(usize),
     /// Nothing: to count what there is.
     None,
 }
@@ -67,6 +69,7 @@ impl Faulty {
 
     fn alive(&self) -> Result<()> {
         if self.is_lost.load(Ordering::SeqCst) {
+            ensure!(!matches!(self.fault, Fault::Unknown(_)), "the driver says what nobody has heard of");
             let reason = "it was lost before, as a test asked".into();
             return Err(DeviceLost { reason }.into());
         }
@@ -75,7 +78,8 @@ impl Faulty {
 
     /// Counts one more; loses the device at the one that the test chose.
     fn step(&self, count: &AtomicUsize, fault: impl Fn(usize) -> Fault) -> Result<()> {
-        if fault(count.fetch_add(1, Ordering::SeqCst)) == self.fault {
+        let now = fault(count.fetch_add(1, Ordering::SeqCst));
+        if now == self.fault || matches!(self.fault, Fault::Unknown(at) if now == Fault::Launch(at)) {
             self.is_lost.store(true, Ordering::SeqCst);
         }
         self.alive()

@@ -11,6 +11,7 @@ use super::conformance::{Bench, conforms, guarded, rounded, values};
 use anyhow::{Context, Result, ensure};
 pub use bugs::MUTATIONS;
 use hpc_seg::cuda::arena::Buffer;
+use hpc_seg::cuda::driver::SHARED_BYTES_OF_SM_80;
 use hpc_seg::cuda::linear::{Activation, Linear, NormBuffers, Operands, Output, Prologue, Residual, TILES, Tile, choose};
 use hpc_seg::device::Device;
 use hpc_seg::ops;
@@ -159,8 +160,17 @@ pub fn check(bench: &Bench) -> Result<()> {
         Ok(Case::of(tile, [case.m, case.n, case.k]).biased())
     });
     let table: Vec<Case> = table.collect::<Result<_>>()?;
-    let mut all = table.into_iter().chain(cases());
+    let mut all = table
+        .into_iter()
+        .chain(cases())
+        .filter(|case| is_for(bench, &TILES[case.tile], &case.problem));
     all.try_for_each(|case| check_case(bench, case).with_context(|| format!("{case:?}")))
+}
+
+/// Whether the device has a tile for its blocks; all are for those of sm_80 and more.
+fn is_for(bench: &Bench, tile: &Tile, problem: &Linear) -> bool {
+    let shared_bytes = bench.runtime.driver().limits().shared_bytes;
+    shared_bytes >= SHARED_BYTES_OF_SM_80 || tile.takes(problem, shared_bytes as usize)
 }
 
 /// The values of a problem; those it does not ask for lie idle.
@@ -403,7 +413,7 @@ pub fn check_tiles_agree(bench: &Bench) -> Result<()> {
             launch(bench, &case, &values)
         };
         let first = run(tiles[0], 1, sizes[0])?;
-        for tile in tiles {
+        for tile in tiles.iter().filter(|tile| is_for(bench, &TILES[**tile], &case.problem)) {
             let name = TILES[*tile].name;
             ensure!(run(*tile, 1, sizes[0])? == first, "{name} sums in another order: {case:?}");
             ensure!(
@@ -422,6 +432,13 @@ pub fn check_tiles_agree(bench: &Bench) -> Result<()> {
 #[test]
 fn every_tile_gives_the_same_bytes_for_any_number_of_rows() {
     check_tiles_agree(&Bench::all().next().unwrap()).unwrap();
+}
+
+#[cfg(feature = "emu")]
+#[test]
+fn linear_conforms_where_blocks_have_less_shared_memory() {
+    let bench = Bench::all().next().unwrap().with_less_shared_memory();
+    check(&bench).and_then(|()| check_tiles_agree(&bench)).unwrap();
 }
 
 #[cfg(feature = "emu")]

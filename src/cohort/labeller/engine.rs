@@ -167,6 +167,11 @@ impl Labeller {
         self.engine.lanes.unwrap_or(CPU_LANES)
     }
 
+    /// Whether the device still takes work: an error that is not known to end a context may have ended it all the same.
+    fn responds(&self) -> bool {
+        self.net.as_ref().is_none_or(|net| net.device().synchronise().is_ok())
+    }
+
     /// What to do about a case that failed: a smaller plan to try once more with, if memory ran out. A lost device is opened again for the cases that follow.
     pub(super) fn after_failure(&mut self, error: &Error, plan: Option<Plan>) -> Option<Plan> {
         if error.downcast_ref::<OutOfMemory>().is_some() {
@@ -180,7 +185,7 @@ impl Labeller {
             }
             return smaller;
         }
-        if error.downcast_ref::<DeviceLost>().is_some() {
+        if error.downcast_ref::<DeviceLost>().is_some() || !self.responds() {
             // The lost device must be given up before it can be opened again.
             self.supports.clear();
             let lost_a_gpu = self.net.take().is_some_and(|net| net.device().cuda().is_some());

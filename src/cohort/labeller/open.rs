@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An open query.
 pub(super) struct Opened {
@@ -85,8 +85,8 @@ impl Checked {
 /// Opens a query and measures its intensities.
 pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
     let begun = Instant::now();
-    let volume = volume(settings, path)?;
-    let (opening, reading) = (begun.elapsed(), volume.reading());
+    let (volume, reading) = opened(settings, path)?;
+    let opening = begun.elapsed();
     let file = FileOfRecord {
         file: file_name(path),
         sha256: volume.sha256()?,
@@ -114,12 +114,19 @@ pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
 
 /// The file, or its channel if it has several.
 pub(super) fn volume(settings: &Settings, path: &Path) -> Result<Arc<Volume>> {
+    Ok(opened(settings, path)?.0)
+}
+
+/// The same, with the time that reading took.
+fn opened(settings: &Settings, path: &Path) -> Result<(Arc<Volume>, Duration)> {
     let volume = Volume::open(path)?;
-    Ok(Arc::new(if volume.channels() > 1 {
-        Volume::open_channel(path, settings.channel)?
-    } else {
-        volume
-    }))
+    let first = volume.reading();
+    if volume.channels() == 1 {
+        return Ok((Arc::new(volume), first));
+    }
+    let volume = Volume::open_channel(path, settings.channel)?;
+    let second = volume.reading();
+    Ok((Arc::new(volume), first + second))
 }
 
 pub(super) fn query_axes(settings: &Settings) -> Result<AxisMap> {

@@ -39,6 +39,8 @@ fn is_lost(error: sys::CUresult) -> bool {
             | E::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | E::CUDA_ERROR_INVALID_PC
             | E::CUDA_ERROR_ECC_UNCORRECTABLE
+            | E::CUDA_ERROR_CONTAINED
+            | E::CUDA_ERROR_TENSOR_MEMORY_LEAK
             | E::CUDA_ERROR_NVLINK_UNCORRECTABLE
             | E::CUDA_ERROR_CONTEXT_IS_DESTROYED
             | E::CUDA_ERROR_DEVICE_UNAVAILABLE
@@ -104,6 +106,8 @@ pub struct GpuInfo {
     pub architecture: String,
     /// All its memory, in bytes.
     pub memory: usize,
+    /// Whether it reads the host's memory through the host's own page tables, so that copies from there need not be staged.
+    pub reads_host_memory: bool,
     /// Of a launch.
     pub limits: Limits,
 }
@@ -153,8 +157,10 @@ fn info(number: u32, device: sys::CUdevice) -> Result<GpuInfo> {
     }
     let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let reads_host_memory = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES)? != 0;
     Ok(GpuInfo {
         number,
+        reads_host_memory,
         name: CStr::from_bytes_until_nul(&name)
             .map(CStr::to_string_lossy)
             .unwrap_or_default()
@@ -372,6 +378,7 @@ mod tests {
             uuid: String::new(),
             architecture: "sm_75".into(),
             memory: 16 << 30,
+            reads_host_memory: false,
             limits: Limits {
                 threads: 1024,
                 shared_bytes: 64 << 10,

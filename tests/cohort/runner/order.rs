@@ -19,3 +19,20 @@ fn what_failed_or_was_never_heard_of_again_comes_last() {
     assert_eq!(taken, ["c", "a", "b"]);
     assert_eq!(summary.done.len(), 3, "{summary:?}");
 }
+
+#[test]
+fn a_stop_leaves_those_that_were_not_taken() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.out()).unwrap();
+    let mut journal = Journal::open(&bench.out()).unwrap();
+    journal.append("a", Event::Failed, None, "").unwrap();
+    drop(journal);
+    let summary = bench.run(|task, stop, _| {
+        stop.request(15);
+        write_all(&bench.out(), task)
+    });
+    assert_eq!(
+        (summary.done, summary.open),
+        (vec!["b".to_owned()], vec!["a".to_owned(), "c".to_owned()])
+    );
+}
