@@ -3,7 +3,7 @@
 use super::ops;
 use super::volume;
 use crate::bad_input;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,13 +19,17 @@ enum Measurement {
 
 impl Measurement {
     fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} is no measurement; take one with bench --ops or --volume and --json FILE",
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => bad_input!("{} cannot be read ({error}); check the path", path.display()),
+        };
+        match serde_json::from_str(&text) {
+            Ok(found) => Ok(found),
+            Err(error) => bad_input!(
+                "{} is no measurement ({error}); take one with bench --ops or --volume and --json FILE",
                 path.display()
-            )
-        })
+            ),
+        }
     }
 
     fn device(&self) -> &str {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
     after_long_help = "Example:\n  hpc-seg evaluate --predictions out --references Dataset001/labelsTs --preset care --json scores.json\n\n\
 Presets: full (Dice, IoU, volumes, HD, HD95 and ASSD by MedPy's rules, NSD by surface-distance's), nnunet (Dice, IoU), care (Dice, largest HD, HD95), \
 medpy, surface-distance, monai, simpleitk (each program's own HD, HD95 and NSD as far as it has them). All distances are in mm and know the spacing.\n\n\
-A class that neither map holds has no value. A class that one map holds alone has Dice, IoU and NSD 0; its distances are infinite, left out \
+A class that neither map holds has no value but its volumes, 0 ml. A class that one map holds alone has Dice, IoU and NSD 0; its distances are infinite, left out \
 of means and counted as missed. A case that cannot be compared fails by itself (exit code 3)."
 )]
 pub struct EvaluateArgs {

@@ -25,7 +25,7 @@ pub struct ModelTransferArgs {
     /// Folder for the model; folds join those of the same model that it holds
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Folds to write, such as 0,1 or all (default: all there are)
+    /// Folds to write, such as 0,1 or all, one of all cases (default: 0, 1, ...)
     #[arg(long, value_name = "FOLDS", value_delimiter = ',')]
     pub folds: Vec<String>,
 }

@@ -85,7 +85,7 @@ pub struct PredictArgs {
     #[arg(long, help_heading = "Input and output")]
     pub save_probabilities: bool,
 
-    /// Folds whose networks are averaged, such as 0,1 or all (default: every trained one)
+    /// Folds whose networks are averaged, such as 0,1 or all, one of all cases (default: 0, 1, ...)
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Method")]
     pub folds: Vec<String>,
     /// Leave out mirrored views: up to eight times faster, a little worse (default: off)

@@ -190,7 +190,9 @@ pub(super) fn volumes_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             bad_input!("the name of {} is not valid UTF-8; rename the file", path.display());
         };
-        let Some(stem) = stem_of(name).filter(|_| !name.starts_with('.') && path.is_file()) else {
+        // A link to nothing is a case that fails by itself, and not one that nobody misses.
+        let is_volume = path.is_file() || (path.is_symlink() && !path.exists());
+        let Some(stem) = stem_of(name).filter(|_| !name.starts_with('.') && is_volume) else {
             continue;
         };
         if name.ends_with(".hdr") && !path.with_extension("img").is_file() {

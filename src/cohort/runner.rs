@@ -102,17 +102,18 @@ impl Summary {
         }
     }
 
-    /// One line for the end of the log.
-    pub fn line(&self) -> String {
+    /// One line for the end of the log of a run in `out`.
+    pub fn line(&self, out: &Path) -> String {
         let start = if self.stopped {
             "stopped by a signal, the same command goes on: "
         } else {
             ""
         };
         let mut parts = vec![format!("{start}{} done", self.done.len())];
+        let failed = format!("failed (see {})", out.join("failed.csv").display());
         let counts = [
             (self.skipped.len(), "were finished before"),
-            (self.failed.len(), "failed (see failed.csv)"),
+            (self.failed.len(), &failed),
             (self.open.len(), "left open"),
             (self.elsewhere.len(), "in work by another hpc-seg"),
         ];

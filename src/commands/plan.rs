@@ -36,9 +36,9 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit> {
         && step > most
     {
         bad_input!(
-            "--memory {:.2} GiB: a training step of this plan takes {:.2} GiB ({:?} voxels, batch {}); give a smaller --patch, --batch or --features",
-            gib(most),
-            gib(step),
+            "--memory {} MiB: a training step of this plan takes {} MiB ({:?} voxels, batch {}); give a smaller --patch, --batch or --features",
+            most >> 20,
+            step.div_ceil(1 << 20),
             plans.configuration.patch_size,
             plans.configuration.batch_size
         );

@@ -73,7 +73,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
     };
     let mut journal = Journal::open(&args.out)?;
     let summary = runner::run(&args.out, &mut journal, &tasks, &conditions, &stop, vec![work])?;
-    note!("{}", summary.line());
+    note!("{}", summary.line(&args.out));
     if args.json {
         messages::data_json(&summary)?;
     }

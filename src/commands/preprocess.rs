@@ -75,7 +75,7 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
     };
     let workers = (0..threads.div_ceil(THREADS_PER_CASE)).map(|_| worker()).collect();
     let summary = runner::run(&folder, &mut journal, &tasks, &conditions, stop, workers)?;
-    note!("{}", summary.line());
+    note!("{}", summary.line(&folder));
     if args.json {
         messages::data_json(&summary)?;
     }

@@ -120,7 +120,7 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
         .map(|labeller| DeviceWorker { plan: &plan, labeller })
         .collect();
     let summary = runner::run(&args.out, &mut journal, &plan.tasks, &conditions, &stop, workers)?;
-    note!("{}", summary.line());
+    note!("{}", summary.line(&args.out));
     if args.json {
         messages::data_json(&summary)?;
     }

@@ -115,6 +115,9 @@ fn check_options(settings: &Settings) -> Result<()> {
             Command::Train(args) if args.resume || args.restart => {
                 bad_input!("--train-options {text:?}: folds go on by themselves; leave out --resume, and give --redo instead of --restart")
             }
+            Command::Train(args) if args.plans.is_some() || args.fold != ["0"] => {
+                bad_input!("--train-options {text:?}: a run plans by --plan-options and trains every fold; leave out --plans and --fold")
+            }
             Command::Train(mut args) => {
                 args.pseudo_cases = None; // is not there yet
                 train::request(&args).map(drop)

@@ -41,6 +41,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     };
     let prepared = Prepared::open(&folder)?;
     check_memory(&prepared)?;
+    check_pseudo(&prepared, &request)?;
     for fold in folds {
         if args.restart {
             held_out::forget(&args.out, fold)?; // first: were it killed in between, nobody would take old masks for new ones
@@ -68,6 +69,23 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Refuses names of pseudo-labelled cases that are none: their cases would count in full.
+fn check_pseudo(prepared: &Prepared, request: &Request) -> Result<()> {
+    let is_case = |name: &String| {
+        prepared
+            .splits
+            .iter()
+            .any(|split| split.train.contains(name) || split.val.contains(name))
+    };
+    if let Some(unknown) = request.pseudo.iter().find(|name| !is_case(name)) {
+        bad_input!(
+            "--pseudo-cases: {} has no case {unknown}; give names without _0000 and ending",
+            prepared.folder.display()
+        );
+    }
+    Ok(())
 }
 
 /// Says what a step takes, and refuses what this machine never had.

@@ -1,7 +1,8 @@
 //! Cards by name: what a plan or a roofline assumes of a card that is not there. Numbers are NVIDIA's data sheets', and are never mixed with measured ones.
 
 use super::driver::{LEAST_SHARED_BYTES, Limits, SHARED_BYTES_OF_SM_80};
-use anyhow::{Result, anyhow};
+use crate::bad_input;
+use anyhow::Result;
 use std::fmt;
 
 /// A kind of GPU, or a slice of one.
@@ -77,11 +78,11 @@ impl Card {
     /// # Errors
     /// When it is not known; with those that are.
     pub fn named(name: &str) -> Result<Self> {
-        let found = CARDS.into_iter().find(|card| card.name == name);
-        found.ok_or_else(|| {
+        let Some(found) = CARDS.into_iter().find(|card| card.name == name) else {
             let known: Vec<&str> = CARDS.iter().map(|card| card.name).collect();
-            anyhow!("no card is known as {name}; name one of {}", known.join(", "))
-        })
+            bad_input!("no card is known as {name}; name one of {}", known.join(", "));
+        };
+        Ok(found)
     }
 
     /// Limits of a launch on it.

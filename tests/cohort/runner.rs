@@ -108,7 +108,7 @@ fn all_cases_are_done_once_and_skipped_from_then_on() {
 
     let again = bench.run(|task, _, _| bail!("{} was not skipped", task.name));
     assert_eq!((again.skipped.len(), again.exit().code()), (3, 0));
-    assert_eq!(again.line(), "0 done, 3 were finished before");
+    assert_eq!(again.line(&bench.out()), "0 done, 3 were finished before");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn one_fails(damage: impl FnOnce(&Path), pieces: &[&str]) {
     let named: Vec<&str> = pieces
         .iter()
         .copied()
-        .chain(["phantom_001_0000.nii.gz", "1 done, 1 failed (see failed.csv)"])
+        .chain(["phantom_001_0000.nii.gz", "1 done, 1 failed (see ", "failed.csv)"])
         .collect();
     phantoms.label("out", &[]).expect(3, &named);
     let list = fs::read_to_string(phantoms.at("out/failed.csv")).unwrap();
@@ -168,4 +168,33 @@ fn a_mended_case_is_done_by_the_same_command_and_leaves_the_list() {
         .label("out", &[])
         .expect(0, &["phantom_002: finished before, skipped", "1 done, 1 were finished before"]);
     assert!(!phantoms.at("out/failed.csv").exists());
+}
+
+#[test]
+fn a_link_to_nothing_fails_alone() {
+    let phantoms = Phantoms::small();
+    fs::remove_file(phantoms.query(1)).unwrap();
+    std::os::unix::fs::symlink("nowhere", phantoms.query(1)).unwrap();
+    let answer = phantoms
+        .label("out", &[])
+        .expect(3, &["phantom_001_0000.nii.gz", "1 done, 1 failed"]);
+    let list = phantoms.at("out/failed.csv");
+    assert!(answer.stderr.contains(list.to_str().unwrap()), "where to look: {}", answer.stderr);
+    let list = fs::read_to_string(list).unwrap();
+    assert!(list.lines().count() == 2 && list.contains("phantom_001,start,"), "{list}");
+    assert!(phantoms.at("out/phantom_002.nii.gz").is_file());
+}
+
+#[test]
+fn one_channel_of_several_is_labelled_and_that_is_said() {
+    let phantoms = Phantoms::small();
+    // Its six slices as two frames of three.
+    edit(&phantoms.query(1), |bytes| {
+        for (at, size) in [(40, 4), (46, 3), (48, 2)] {
+            set_i16(bytes, at, size);
+        }
+    });
+    phantoms
+        .label("out", &[])
+        .expect(0, &["has 2 channels, of which number 0 is labelled"]);
 }

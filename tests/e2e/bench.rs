@@ -71,6 +71,20 @@ fn a_volume_is_measured_stage_by_stage_and_compared_with_another_measurement() {
 }
 
 #[test]
+fn what_cannot_be_measured_or_compared_is_refused_with_the_remedy() {
+    let phantoms = Phantoms::new(1, 1, [6, 64, 64]);
+    bench(&phantoms, &["--as", "voodoo"]).expect(2, &["no card is known as voodoo", "a100-1g.10gb"]);
+    let diff = |file: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+        Answer::of(command.args(["bench", "diff"]).args([file, file]).output().unwrap())
+    };
+    diff(&phantoms.at("nowhere.json")).expect(2, &["nowhere.json", "check the path"]);
+    diff(&phantoms.at("demo.safetensors")).expect(2, &["demo.safetensors"]);
+    fs::write(phantoms.at("other.json"), "{}").unwrap();
+    diff(&phantoms.at("other.json")).expect(2, &["is no measurement", "take one with bench"]);
+}
+
+#[test]
 fn a_volume_is_planned_without_being_measured() {
     let phantoms = Phantoms::new(1, 1, [6, 64, 64]);
     let plan = bench(&phantoms, &["--dry-run"]).expect(0, &[]);

@@ -371,6 +371,8 @@ fn what_cannot_be_run_is_refused_with_the_remedy() {
     for (option, text, piece) in [
         ("--train-options", "--time-budget 8", "such as 8h"),
         ("--train-options", "--resume", "leave out --resume"),
+        ("--train-options", "--plans mine.json", "leave out --plans and --fold"),
+        ("--train-options", "--fold 3", "leave out --plans and --fold"),
         ("--plan-options", "--spacing 0,1,1", "millimetres are positive"),
         ("--label-options", "--threshold 2", "must lie between 0 and 1"),
         ("--label-options", "--device cpu", "--device"),

@@ -210,6 +210,12 @@ fn what_cannot_be_trained_is_refused_with_the_remedy() {
     refused(&["--epochs", "0"], &["--epochs 0: 1 to 1000000"]);
     refused(&["--pseudo-weight=-1"], &["--pseudo-weight -1: give a number from 0"]);
     refused(&["--pseudo-cases", "nowhere"], &["nowhere: cannot be read"]);
+    let names = phantoms.at("names");
+    fs::write(&names, "phantom_002_0000\n").unwrap();
+    refused(
+        &["--pseudo-cases", names.to_str().unwrap()],
+        &["has no case phantom_002_0000", "without _0000"],
+    );
     refused(&["--resume"], &["holds no checkpoint to go on from; leave out --resume"]);
     refused(&["--pretrained", "nowhere.pth"], &["nowhere.pth"]);
     trained(&phantoms, "nowhere", "out", &[]).expect(2, &["dataset.json: cannot be read"]);

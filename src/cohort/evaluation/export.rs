@@ -92,7 +92,7 @@ impl Evaluation {
         json!({
             "preset": request.preset.name(),
             "rules": rules.collect::<Map<_, _>>(),
-            "empty": "neither map holds the class: null everywhere; one holds it alone: Dice, IoU and NSD 0, distances null and counted as missed",
+            "empty": "neither map holds the class: null, but for volumes of 0 ml; one holds it alone: Dice, IoU and NSD 0, distances null and counted as missed",
             "bootstrap": {"seed": request.seed, "draws": DRAWS},
             "groups": groups,
             "cases": self.cases.iter().map(case).collect::<Vec<_>>(),

@@ -92,6 +92,8 @@ pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
         sha256: volume.sha256()?,
     };
     let hashed = begun.elapsed();
+    let channels = volume.channels();
+    let one_of_several = (channels > 1).then(|| format!("has {channels} channels, of which number {} is labelled", settings.channel));
     let image = Image::new(volume, query_axes(settings)?, window(settings))?;
     let seconds = [
         ("read", reading + (hashed - opening)),
@@ -101,8 +103,9 @@ pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
     let warnings = image
         .intensity
         .warning()
-        .map(|text| format!("{}: {text}", path.display()))
         .into_iter()
+        .chain(one_of_several)
+        .map(|text| format!("{}: {text}", path.display()))
         .collect();
     Ok(Opened {
         image,
