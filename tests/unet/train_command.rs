@@ -226,6 +226,8 @@ fn what_cannot_be_trained_is_refused_with_the_remedy() {
     refused(&[], &["phantom_001.data: is incomplete"]);
     fs::remove_file(&data).unwrap();
     trained(&phantoms, "pre", "out", &[]).expect(1, &["phantom_001.data: cannot be read; run hpc-seg preprocess again"]);
+    fs::remove_file(phantoms.at("pre/nnUNetPlans_3d_fullres/phantom_001.json")).unwrap();
+    refused(&[], &["phantom_001: is named in", "splits_final.json", "failed.csv says why"]);
     fs::write(phantoms.at("pre/splits_final.json"), "[]").unwrap();
     refused(&[], &["splits_final.json: cannot be read; it must hold"]);
 }

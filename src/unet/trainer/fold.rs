@@ -86,7 +86,15 @@ impl Prepared {
     /// # Errors
     /// Files that are missing or damaged.
     pub fn case(&self, name: &str) -> Result<StoredCase> {
-        StoredCase::open(&self.folder.join(&self.plans.configuration.data_identifier), name)
+        let folder = self.folder.join(&self.plans.configuration.data_identifier);
+        if !folder.join(format!("{name}.json")).is_file() {
+            bad_input!(
+                "{name}: is named in {}, but not preprocessed (if it failed, {} says why); mend it and run hpc-seg preprocess again, or take it out of the data set and of the former file",
+                self.folder.join("splits_final.json").display(),
+                folder.join("failed.csv").display()
+            );
+        }
+        StoredCase::open(&folder, name)
     }
 
     /// The arrays of these cases; pseudo-labelled ones are those with a map of uncertainty, and those `pseudo` names.
