@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-/// Of the issue that asks for latency per volume; "supports" are those of the first volume alone, "components" of what the ensemble gives.
+/// Of a warm volume: the first one has "supports" beside them.
 const STAGES: [&str; 10] = [
     "attend",
     "components",
