@@ -3,14 +3,20 @@
 use super::{Bench, write_all};
 use hpc_seg::cohort::journal::{Event, Journal};
 
-#[test]
-fn what_failed_or_was_never_heard_of_again_comes_last() {
+/// A cohort with the last that was heard of some cases.
+fn after(events: &[(&str, Event)]) -> Bench {
     let bench = Bench::new();
     std::fs::create_dir(bench.out()).unwrap();
     let mut journal = Journal::open(&bench.out()).unwrap();
-    journal.append("a", Event::Failed, None, "it took its GPU along").unwrap();
-    journal.append("b", Event::Started, None, "").unwrap(); // by a process that it took along
-    drop(journal);
+    for (case, event) in events {
+        journal.append(case, *event, None, "").unwrap();
+    }
+    bench
+}
+
+#[test]
+fn what_failed_or_was_never_heard_of_again_comes_last() {
+    let bench = after(&[("a", Event::Failed), ("b", Event::Started)]);
     let mut taken = Vec::new();
     let summary = bench.run(|task, _, _| {
         taken.push(task.name.clone());
@@ -22,11 +28,7 @@ fn what_failed_or_was_never_heard_of_again_comes_last() {
 
 #[test]
 fn a_stop_leaves_those_that_were_not_taken() {
-    let bench = Bench::new();
-    std::fs::create_dir(bench.out()).unwrap();
-    let mut journal = Journal::open(&bench.out()).unwrap();
-    journal.append("a", Event::Failed, None, "").unwrap();
-    drop(journal);
+    let bench = after(&[("a", Event::Failed)]);
     let summary = bench.run(|task, stop, _| {
         stop.request(15);
         write_all(&bench.out(), task)
