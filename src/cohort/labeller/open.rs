@@ -21,7 +21,7 @@ pub(super) struct Opened {
     pub image: Image,
     pub file: FileOfRecord,
     pub warnings: Vec<String>,
-    /// Of reading the file, of decompressing it, and of measuring its intensities.
+    /// Of reading the file, checksum included, of decompressing it, and of measuring its intensities.
     pub seconds: Seconds,
 }
 
