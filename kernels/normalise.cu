@@ -1,5 +1,4 @@
-// normalise: raw voxels of slices to the network's 0..255, and the horizontal pass of their resize. Twin of Volume::slice_into (src/volume), Intensity::apply
-// (src/tffs/intensity.rs) and the first half of SlicePlan::prepare (src/tffs/prepare.rs); resize_u8.cu is the second half.
+// normalise: raw voxels of slices to the network's 0..255, and the horizontal pass of their resize. Twin of src/ops/normalise.rs; resize_u8.cu is the vertical pass.
 //
 // raw: VOXEL (i16, u8, float); voxel (slice, row, column) lies at slice slice_step + row row_step + column column_step from `raw`: any view of a stored volume.
 // map [8] f64: slope, intercept, lower, upper, min, max - min, keep zeros (0 or 1), unused; in f64 as on the CPU, product and sum rounded one by one:

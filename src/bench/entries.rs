@@ -63,6 +63,7 @@ pub fn entries(device: &Device) -> Vec<Entry> {
     attentions(device, &mut all);
     maps(device, &mut all);
     memory_masks(device, &mut all);
+    normalised(device, &mut all);
     results(device, &mut all);
     moves(device, &mut all);
     if device.cuda().is_none() {
@@ -329,6 +330,39 @@ fn memory_masks(device: &Device, all: &mut Vec<Entry>) {
                 }))
             },
         );
+    }
+}
+
+/// Stored voxels of a batch of slices to what the network reads: on the CPU what the reader's thread does ahead of it too.
+fn normalised(device: &Device, all: &mut Vec<Entry>) {
+    for c in ops::normalise::cases() {
+        let Ok(plan) = ops::resize_u8::BicubicU8Plan::new(c.input, (c.size, c.size)) else {
+            continue;
+        };
+        let one = ops::normalise::cost(c.voxel, &plan);
+        let cost = Cost {
+            flops: one.flops * c.items as f64,
+            bytes: one.bytes * c.items as f64,
+        };
+        let device = device.clone();
+        add(all, "normalise", c.name, cost, move || {
+            let map = ops::normalise::Map {
+                slope: 1.0,
+                intercept: 0.0,
+                lower: -160.0,
+                upper: 240.0,
+                min: -160.0,
+                max: 240.0,
+                keep_zeros: false,
+            };
+            let normalise = ops::normalise::Normalise::new(&device, c.voxel, map, c.input, c.size)?;
+            let batches = ops::normalise::Batches::new(&device, normalise.clone())?;
+            let stored: Vec<u8> = (0..c.input.0 * c.input.1 * c.voxel.bytes()).map(|at| (at % 251) as u8).collect();
+            Ok(Box::new(move || {
+                let slices = (0..c.items).map(|_| normalise.prepare(stored.clone()));
+                batches.bring(&slices.collect::<Result<Vec<_>>>()?).map(drop)
+            }))
+        });
     }
 }
 

@@ -140,7 +140,7 @@ impl Labeller {
         let net = self.network()?;
         if let Some(cuda) = net.device().cuda() {
             let labelled = labelled.iter().map(|(insertions, counts)| (*insertions, counts));
-            let problem = self.problem(dims, labelled, save_probabilities);
+            let problem = self.problem(dims, labelled, save_probabilities)?;
             let plan = Plan::within(cuda.arena.usage().budget, self.network_bytes(), net, &problem)?;
             let parts = plan.bytes;
             let bytes = Bytes {

@@ -21,7 +21,7 @@ use crate::tffs::plan::Plan;
 use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labelled, Labels};
 use crate::tffs::support::{Building, Counts, Support};
-use crate::volume::{AxisMap, ReadAhead};
+use crate::volume::AxisMap;
 use anyhow::Result;
 use engine::Built;
 use open::{Ahead, Checked, Opened};
@@ -122,8 +122,9 @@ impl Labeller {
         let checked = self.checked(case)?;
         let axes = open::query_axes(&self.settings)?;
         let shown = self.shown(&case.name, &checked, axes, &checked.classes)?;
-        let reach = self.reach(slices + axes.permute(checked.labels.dims())[0])?;
-        Ok(Counts::new(self.network()?, &shown, reach))
+        let [depth, rows, columns] = axes.permute(checked.labels.dims());
+        let reach = self.reach(slices + depth)?;
+        Ok(Counts::new(self.network()?, &shown, (rows, columns), reach))
     }
 
     /// How far back pointers go in a sequence of so many slices.
@@ -276,7 +277,7 @@ impl Labeller {
                 continue;
             }
             let axes = self.view(query, checked)?;
-            let depth = axes.permute(checked.image.dims())[0];
+            let [depth, rows, columns] = axes.permute(checked.image.dims());
             let places = match &settings.insert_at {
                 Some(places) => places.clone(),
                 None => insertion_places(settings.seed, &case.name, &support.name, slices, settings.insertions),
@@ -302,7 +303,7 @@ impl Labeller {
                     reach,
                     classes: classes.clone(),
                 },
-                counts: Counts::new(self.network()?, &shown, reach),
+                counts: Counts::new(self.network()?, &shown, (rows, columns), reach),
                 places,
                 reoriented,
                 files: (checked.image_file.clone(), checked.labels_file.clone()),
@@ -334,19 +335,15 @@ impl Labeller {
     fn encode(&self, image: &Image, plan: &Plan, hooks: &mut Hooks<'_>) -> Result<Query> {
         let net = self.network()?;
         let size = net.config.image_size;
-        let mut read = image.reader(size)?;
-        let slices = ReadAhead::new(0..image.dims()[0], 2 * plan.batch, move |z| {
-            let mut out = vec![0.0; size * size];
-            read(z, &mut out)?;
-            Ok(out)
-        })?;
+        let wanted = (0..image.dims()[0]).collect();
+        let mut slices = image.slices(wanted, 2 * plan.batch, (net.device(), size), hooks.stop)?;
         let encoding = Encoding {
             slices: image.dims()[0],
             plane: image.plane(),
             batch: plan.batch,
             spilled: plan.spilled_query,
         };
-        Query::encode(net, slices.map(|(_, slice)| slice), encoding, hooks)
+        Query::encode(net, |count| slices.next(count), encoding, hooks)
     }
 
     /// A labelled volume's memory, class by class.

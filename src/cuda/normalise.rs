@@ -1,5 +1,5 @@
 //! Launching `normalise` and `resize_u8`: raw voxels of slices to what the network reads, `[slices, size, size]` bf16 of 0..255; the twin of
-//! [`crate::tffs::source`]'s reader: `Volume::slice_into`, `Intensity::apply`, `SlicePlan::prepare`.
+//! [`crate::ops::normalise`].
 
 use super::arena::{Arena, Buffer};
 use super::driver::{Arguments, Shape};
@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 /// Threads of a block; THREADS in kernels/normalise.cu and kernels/resize_u8.cu.
 const THREADS: usize = 128;
 /// Voxels of a row that is resized: it stands in shared memory as bytes.
-const MOST_COLUMNS: usize = 32768;
+pub const MOST_COLUMNS: usize = 32768;
 
 /// Dynamic shared memory of a specialisation, if it is one of these.
 pub(super) fn dynamic_shared_bytes(name: &str) -> Option<usize> {
     name.starts_with("normalise_across_").then_some(MOST_COLUMNS)
 }
 
-/// Stored voxels that the kernels read; others are converted to f32 by the CPU first.
+/// Stored voxels, little-endian; others are converted to f32 first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Voxel {
@@ -36,7 +36,7 @@ impl Voxel {
     }
 }
 
-/// A volume's map from stored values to 0..255: the header's scale, and the numbers of its `tffs::intensity::Intensity`.
+/// A volume's map from stored values to 0..255: the header's scale, where values are clipped, the least and the largest after that, and whether zeros stay zeros.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Map {

@@ -23,6 +23,7 @@ pub mod memory_attention;
 pub mod memory_mask;
 pub mod nearest_add;
 pub mod norm;
+pub mod normalise;
 pub mod normed_conv3d;
 pub mod residual;
 pub mod resize;

@@ -1,8 +1,9 @@
 //! Values as bf16 in host memory: half the size of f32, and what a CUDA device's tensors hold.
 
 use super::{Dtype, Storage, Tensor};
+use crate::cuda::arena::Buffer;
 use crate::cuda::transfer::Transfer;
-use crate::device::Device;
+use crate::device::{Cuda, Device};
 use anyhow::Result;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -100,6 +101,23 @@ impl Carrier {
     pub fn send(&self, parts: &[&Bits], device: &Device, shape: &[usize]) -> Result<Option<Sent>> {
         let Some(cuda) = device.cuda() else { return Ok(None) };
         let bytes = 2 * shape.iter().product::<usize>();
+        let parts: Vec<&[u8]> = parts.iter().map(|part| bytemuck::cast_slice(&part.0)).collect();
+        assert_eq!(
+            parts.iter().map(|part| part.len()).sum::<usize>(),
+            bytes,
+            "values for a tensor of {shape:?}"
+        );
+        Ok(self.start(&parts, cuda)?.map(|(transfer, buffer)| Sent {
+            transfer,
+            tensor: Tensor::with(Storage::Cuda(buffer, Dtype::Bf16), device, shape),
+        }))
+    }
+
+    /// Starts to bring parts of equal length.
+    fn start(&self, parts: &[&[u8]], cuda: &Cuda) -> Result<Option<(Transfer, Buffer)>> {
+        let each = parts.first().map_or(0, |part| part.len());
+        assert!(parts.iter().all(|part| part.len() == each), "parts of different lengths");
+        let bytes = each * parts.len();
         let before = self.last.take().map(Transfer::wait).transpose()?;
         let pinned = before
             .filter(|pinned| pinned.len() >= bytes)
@@ -108,17 +126,9 @@ impl Carrier {
         let (Some(mut pinned), Ok(buffer)) = (pinned, cuda.arena.buffer_at_the_end(bytes)) else {
             return Ok(None);
         };
-        let each = bytes / parts.len().max(1);
-        assert!(
-            parts.iter().all(|part| 2 * part.0.len() == each),
-            "values for a tensor of {shape:?}"
-        );
         let to = pinned[..bytes].par_chunks_exact_mut(each.max(1));
-        to.zip(parts)
-            .for_each(|(to, part)| to.copy_from_slice(bytemuck::cast_slice(&part.0)));
-        let transfer = buffer.upload(pinned, bytes)?;
-        let tensor = Tensor::with(Storage::Cuda(buffer, Dtype::Bf16), device, shape);
-        Ok(Some(Sent { transfer, tensor }))
+        to.zip(parts).for_each(|(to, part)| to.copy_from_slice(part));
+        Ok(Some((buffer.upload(pinned, bytes)?, buffer)))
     }
 
     /// The same, which stays.
@@ -131,19 +141,19 @@ impl Carrier {
         Ok(sent.tensor)
     }
 
-    /// A tensor of `values`, rounded to bf16 on a CUDA device. If there is memory for that, the host waits at most for the work before the one call
-    /// of this that came before.
+    /// Memory of a CUDA device with `parts` of equal length, one after the other, for work that is launched from now on. If there is memory for that, the host waits
+    /// at most for the work before the one call of this that came before.
     ///
     /// # Errors
     /// When the device's budget has no room for it; of the driver.
-    pub fn bring(&self, values: &[f32], device: &Device, shape: &[usize]) -> Result<Tensor> {
-        if device.cuda().is_none() {
-            return Tensor::from_slice(device, shape, values);
-        }
-        let bits = Bits::rounded(values);
-        match self.send(&[&bits], device, shape)? {
-            Some(sent) => self.arrive(sent),
-            None => bits.tensor(device, shape),
+    pub fn bring(&self, parts: &[&[u8]], cuda: &Cuda) -> Result<Buffer> {
+        match self.start(parts, cuda)? {
+            Some((mut transfer, buffer)) => {
+                transfer.join()?;
+                self.last.replace(Some(transfer));
+                Ok(buffer)
+            }
+            None => cuda.arena.filled(&parts.concat()),
         }
     }
 }

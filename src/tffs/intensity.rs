@@ -11,6 +11,7 @@
 use anyhow::{Result, ensure};
 
 use crate::bad_input;
+use crate::ops::normalise::{Map, mapped};
 
 /// A CT window in the volume's units (HU).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,17 +85,24 @@ impl Intensity {
         })
     }
 
+    /// The map of voxels that are stored with this slope and intercept.
+    pub fn map(&self, (slope, intercept): (f64, f64)) -> Map {
+        Map {
+            slope,
+            intercept,
+            lower: self.lower,
+            upper: self.upper,
+            min: self.min,
+            max: self.max,
+            keep_zeros: self.keep_zeros,
+        }
+    }
+
     /// Maps one slice (or any part of the volume) in place.
     pub fn apply(&self, slice: &mut [f32]) {
-        let range = self.max - self.min;
-        if range <= 0.0 {
-            slice.fill(0.0);
-            return;
-        }
+        let map = self.map((1.0, 0.0));
         for voxel in slice {
-            let value = f64::from(*voxel);
-            let mapped = ((value.max(self.lower).min(self.upper) - self.min) / range * 255.0) as f32;
-            *voxel = if self.keep_zeros && value == 0.0 { 0.0 } else { mapped };
+            *voxel = mapped(f64::from(*voxel), &map);
         }
     }
 

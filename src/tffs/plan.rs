@@ -3,6 +3,7 @@
 //! Results do not depend on it. Bytes are those of the arena's buffers: weights, features and tokens in bf16, unfinished softmax sums and maps in f32 or integers.
 
 use crate::bad_input;
+use crate::ops::normalise::Bringing;
 use crate::sam2::Sam2;
 use anyhow::Result;
 use serde::Serialize;
@@ -29,6 +30,8 @@ pub struct Problem {
     pub most_in_volume: usize,
     /// Empty slices that are tracked of the support with most of them: their features are on the device while it is made, unless tokens stand in host memory.
     pub most_tracked: usize,
+    /// What bringing slices to the network takes, of the query and the labelled volumes.
+    pub bringing: Bringing,
     /// Supports and classes, each of which may keep two rings of tracked slices.
     pub starts: usize,
     /// Lanes per step, if that is fixed.
@@ -176,7 +179,9 @@ impl Plan {
                 // Sums u32 and votes u16 of a class; label u8, best probability and uncertainty f32; mean probability f32.
                 maps: slices * rows * columns * (15 + if problem.probabilities { 4 } else { 0 }),
                 working: self.lanes * (sizes.step + if self.spilled_query { sizes.ahead() } else { 0 }),
-                encoding: batch * sizes.encode
+                // Slices have been brought before the encoder takes most.
+                encoding: batch * sizes.encode.max(problem.bringing.slice)
+                    + problem.bringing.tables
                     + if self.spilled_supports {
                         problem.most_in_volume * sizes.tokens
                     } else {

@@ -1,55 +1,9 @@
-//! Slices and masks at the network's size: the resizes of specs/tffs.md, "Size" and "Labels", planned once per volume.
+//! Masks at the network's size: the resizes of specs/tffs.md, "Labels", planned once per volume.
 
 use anyhow::{Result, ensure};
 
 use crate::ops::resize::ResizePlan;
 use crate::ops::resize_nearest::NearestPlan;
-use crate::ops::resize_u8::BicubicU8Plan;
-
-/// Brings slices `[H, W]` of values 0..255 to `[S, S]`.
-///
-/// A slice that is S x S already is copied as it is; any other is truncated to 8 bits and resized as Pillow does (bicubic, antialiased).
-#[derive(Debug, Clone)]
-pub struct SlicePlan {
-    resize: BicubicU8Plan,
-}
-
-impl SlicePlan {
-    /// For slices of `input` = (H, W) and a network of `size` S.
-    ///
-    /// # Errors
-    /// A size of zero, or above 2^24.
-    pub fn new(input: (usize, usize), size: usize) -> Result<Self> {
-        Ok(Self {
-            resize: BicubicU8Plan::new(input, (size, size))?,
-        })
-    }
-
-    /// `slice` `[H, W]` to `out` `[S, S]`. `scratch` grows to what it needs on the first call and is reused after that.
-    ///
-    /// # Errors
-    /// A slice of another size.
-    pub fn prepare(&self, slice: &[f32], scratch: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        let (plan, (h, w)) = (&self.resize, self.resize.output());
-        ensure!(out.len() == h * w, "prepare: room for {} pixels, need {h} x {w}", out.len());
-        if plan.input() == plan.output() {
-            ensure!(slice.len() == out.len(), "prepare: {} pixels for a slice of {h} x {w}", slice.len());
-            out.copy_from_slice(slice);
-            return Ok(());
-        }
-        scratch.resize(slice.len() + plan.scratch_len() + out.len(), 0);
-        let (bytes, rest) = scratch.split_at_mut(slice.len());
-        let (between, resized) = rest.split_at_mut(plan.scratch_len());
-        for (byte, &value) in bytes.iter_mut().zip(slice) {
-            *byte = value as u8;
-        }
-        plan.resize(bytes, between, resized)?;
-        for (value, &byte) in out.iter_mut().zip(resized.iter()) {
-            *value = f32::from(byte);
-        }
-        Ok(())
-    }
-}
 
 /// Brings labelled masks `[h, w]` first to the query's plane `[H, W]` (nearest), then to `[S, S]` (antialiased bilinear, >= 0.5).
 #[derive(Debug, Clone)]
@@ -108,20 +62,6 @@ impl MaskPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slices_of_the_networks_size_are_not_truncated_and_others_are() {
-        let slice: Vec<f32> = (0..12).map(|i| i as f32 * 20.0 + 0.75).collect();
-        let mut scratch = Vec::new();
-        let square = &slice[..9];
-        let mut out = [0.0; 9];
-        SlicePlan::new((3, 3), 3).unwrap().prepare(square, &mut scratch, &mut out).unwrap();
-        assert_eq!(out, square);
-
-        // np.asarray(Image.fromarray((np.arange(12) * 20).astype(np.uint8).reshape(3, 4)).resize((3, 3))), Pillow 11.3.0
-        SlicePlan::new((3, 4), 3).unwrap().prepare(&slice, &mut scratch, &mut out).unwrap();
-        assert_eq!(out, [4.0, 30.0, 56.0, 84.0, 110.0, 136.0, 164.0, 190.0, 216.0]);
-    }
 
     #[test]
     fn a_mask_goes_by_way_of_the_querys_plane() {
@@ -203,16 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_another_size_are_refused() {
-        let plan = SlicePlan::new((3, 4), 3).unwrap();
-        assert!(plan.prepare(&[0.0; 11], &mut Vec::new(), &mut [0.0; 9]).is_err());
-        assert!(plan.prepare(&[0.0; 12], &mut Vec::new(), &mut [0.0; 8]).is_err());
-        assert!(
-            SlicePlan::new((3, 3), 3)
-                .unwrap()
-                .prepare(&[0.0; 8], &mut Vec::new(), &mut [0.0; 9])
-                .is_err()
-        );
+    fn masks_of_another_size_are_refused() {
         let plan = MaskPlan::new((4, 4), (8, 8), 2).unwrap();
         assert!(plan.prepare(&[0; 15], 1, &mut [0; 64], &mut [0; 4], &mut Vec::new()).is_err());
         assert!(plan.prepare(&[0; 16], 1, &mut [0; 64], &mut [0; 5], &mut Vec::new()).is_err());

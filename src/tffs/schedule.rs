@@ -21,8 +21,8 @@ use crate::sam2::mask_decoder::Decoded;
 use crate::sam2::memory_attention::Start;
 use crate::sam2::remember::FILLED;
 use crate::stop::Stop;
-use crate::tensor::{Carrier, Tensor};
-use anyhow::{Context, Result};
+use crate::tensor::Tensor;
+use anyhow::Result;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
@@ -95,17 +95,12 @@ pub struct Encoding {
 }
 
 impl Query {
-    /// Encodes slices [S, S] as they come.
+    /// Encodes slices as they come: `next` gives as many as it is asked for, [n, S, S, 1].
     ///
     /// # Errors
-    /// What the slices fail with; [`Stopped`](crate::stop::Stopped); those of a CUDA device.
-    pub fn encode(
-        net: &Sam2,
-        mut slices: impl Iterator<Item = Result<Vec<f32>>>,
-        encoding: Encoding,
-        hooks: &mut Hooks<'_>,
-    ) -> Result<Self> {
-        let (size, d, p) = (net.config.image_size, net.config.d_model, net.config.grid().pow(2));
+    /// What `next` fails with; [`Stopped`](crate::stop::Stopped); those of a CUDA device.
+    pub fn encode(net: &Sam2, mut next: impl FnMut(usize) -> Result<Tensor>, encoding: Encoding, hooks: &mut Hooks<'_>) -> Result<Self> {
+        let (d, p) = (net.config.d_model, net.config.grid().pow(2));
         let store = |shape| Store::new(net.device(), encoding.slices, shape, encoding.spilled);
         let mut query = Self {
             x: store([p, d])?,
@@ -116,22 +111,11 @@ impl Query {
             slices: 0,
             plane: encoding.plane,
         };
-        let carrier = Carrier::default();
-        let mut batch = Vec::with_capacity(encoding.batch.max(1) * size * size);
         while query.slices < encoding.slices {
+            hooks.stop.check()?;
             let wanted = encoding.batch.clamp(1, encoding.slices - query.slices);
-            batch.clear();
-            for _ in 0..wanted {
-                let slice = hooks
-                    .timed("normalise", || slices.next())
-                    .context("fewer slices than the volume has")??;
-                hooks.stop.check()?;
-                batch.extend_from_slice(&slice);
-            }
-            hooks.timed("encode", || {
-                let x = carrier.bring(&batch, net.device(), &[wanted, size, size, 1])?;
-                query.take(net, x)
-            })?;
+            let x = hooks.timed("normalise", || next(wanted))?;
+            hooks.timed("encode", || query.take(net, x))?;
             hooks.progress.advance(wanted as u64);
         }
         Ok(query)

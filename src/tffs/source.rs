@@ -1,10 +1,14 @@
 //! Volumes as the network sees them: slices at S x S in 0..255, masks as prompts.
 
 use super::intensity::{Intensity, Window};
-use super::prepare::{MaskPlan, SlicePlan};
+use super::prepare::MaskPlan;
 use crate::bad_input;
-use crate::volume::{AxisMap, Volume};
-use anyhow::{Context, Result};
+use crate::device::Device;
+use crate::ops::normalise::{Batches, Normalise, Slice, Voxel};
+use crate::stop::Stop;
+use crate::tensor::Tensor;
+use crate::volume::{AxisMap, Datatype, ReadAhead, Volume};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -45,20 +49,57 @@ impl Image {
         (h, w)
     }
 
-    /// A reader of slices at S x S: `out` [S, S].
+    /// The slices `wanted`, in that order, at S x S on the device; read by a thread of their own, `depth` ahead, until `stop`.
     ///
     /// # Errors
-    /// Slices too large to plan.
-    pub fn reader(&self, size: usize) -> Result<impl FnMut(usize, &mut [f32]) -> Result<()> + Send + use<>> {
-        let (h, w) = self.plane();
-        let plan = SlicePlan::new((h, w), size)?;
-        let (volume, axes, intensity) = (Arc::clone(&self.volume), self.axes, self.intensity);
-        let (mut raw, mut scratch) = (vec![0.0; h * w], Vec::new());
-        Ok(move |z: usize, out: &mut [f32]| {
-            volume.slice_into(&axes, z, &mut raw)?;
-            intensity.apply(&mut raw);
-            plan.prepare(&raw, &mut scratch, out)
-        })
+    /// Slices too large to plan; no room for tables, no thread.
+    pub fn slices(&self, wanted: Vec<usize>, depth: usize, (device, size): (&Device, usize), stop: &Stop) -> Result<Slices> {
+        let (voxel, scale) = match (self.volume.header().datatype(), self.volume.header().scale()) {
+            (Datatype::I16, scale) => (Some(Voxel::I16), scale),
+            (Datatype::U8, scale) => (Some(Voxel::U8), scale),
+            (Datatype::F32, scale) => (Some(Voxel::F32), scale),
+            _ => (None, None),
+        };
+        let map = self.intensity.map(scale.unwrap_or((1.0, 0.0)));
+        let normalise = Normalise::new(device, voxel.unwrap_or(Voxel::F32), map, self.plane(), size)?;
+        let batches = Batches::new(device, normalise.clone())?;
+        let (volume, axes, stop, (h, w)) = (Arc::clone(&self.volume), self.axes, stop.clone(), self.plane());
+        let ahead = ReadAhead::new(wanted, depth, move |z| {
+            stop.check()?;
+            let stored = match voxel {
+                Some(_) => volume.stored_slice(&axes, z)?,
+                None => {
+                    let mut values = vec![0.0; h * w];
+                    volume.slice_into(&axes, z, &mut values)?;
+                    values.into_iter().flat_map(f32::to_le_bytes).collect()
+                }
+            };
+            normalise.prepare(stored)
+        })?;
+        Ok(Slices { ahead, batches })
+    }
+}
+
+/// Slices of an image on their way to the network.
+pub struct Slices {
+    ahead: ReadAhead<Slice>,
+    batches: Batches,
+}
+
+impl Slices {
+    /// The next `count`, [count, S, S, 1].
+    ///
+    /// # Errors
+    /// [`Stopped`](crate::stop::Stopped); fewer slices than that; those of a CUDA device.
+    pub fn next(&mut self, count: usize) -> Result<Tensor> {
+        let slices = self
+            .ahead
+            .by_ref()
+            .take(count)
+            .map(|(_, slice)| slice)
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(slices.len() == count, "{} slices are left where {count} are wanted", slices.len());
+        self.batches.bring(&slices)
     }
 }
 

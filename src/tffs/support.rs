@@ -8,13 +8,13 @@ use super::lane::{self, Lane};
 use super::source::Labelled;
 use super::store::{Kept, Opened};
 use crate::ops::memory_attention::Slices;
+use crate::ops::normalise::Bringing;
 use crate::ops::rows::{Put, gather, put, put_slots};
 use crate::sam2::Sam2;
 use crate::sam2::encoder::{Features, Skips};
 use crate::stop::Stop;
-use crate::tensor::{Bits, Carrier, Tensor};
-use crate::volume::ReadAhead;
-use anyhow::{Context, Result};
+use crate::tensor::{Bits, Tensor};
+use anyhow::Result;
 use std::rc::Rc;
 
 /// Forwards from the labelled volume, or backwards (over the mirrored sequence).
@@ -32,17 +32,20 @@ pub struct Counts {
     pub conditioning: Vec<usize>,
     /// Empty slices that are tracked, for one class or another.
     pub tracked: usize,
+    /// What bringing its slices to the network takes.
+    pub bringing: Bringing,
 }
 
 impl Counts {
-    /// Of a volume whose slices show classes so; pointers reach back less than `reach`.
-    pub fn new(net: &Sam2, shown: &[Vec<bool>], reach: usize) -> Self {
+    /// Of a volume whose slices, of (H, W) = `plane`, show classes so; pointers reach back less than `reach`.
+    pub fn new(net: &Sam2, shown: &[Vec<bool>], plane: (usize, usize), reach: usize) -> Self {
         let needed = shown.iter().flat_map(|shown| needed_empties(shown, net.config.num_maskmem, reach));
         let needed: Vec<Vec<bool>> = needed.collect();
         let slices = shown.first().map_or(0, Vec::len);
         Self {
             conditioning: shown.iter().map(|shown| shown.iter().filter(|&&shown| shown).count()).collect(),
             tracked: (0..slices).filter(|&z| needed.iter().any(|needed| needed[z])).count(),
+            bringing: Bringing::of(plane, net.config.image_size),
         }
     }
 }
@@ -98,45 +101,31 @@ impl Support {
             .iter()
             .map(|&class| labelled.labels.prompts(class, plane, size))
             .collect::<Result<Vec<_>>>()?;
-        let read = labelled.image.reader(size)?;
-        let stop = stop.clone();
         Self::build_from(net, &prompts, building, |wanted| {
-            let mut read = read;
-            let slices = ReadAhead::new(wanted, 2 * building.batch, move |z| {
-                stop.check()?;
-                let mut out = vec![0.0; size * size];
-                read(z, &mut out)?;
-                Ok(out)
-            })?;
-            Ok(slices.map(|(_, slice)| slice))
+            let mut slices = labelled.image.slices(wanted, 2 * building.batch, (net.device(), size), stop)?;
+            Ok(move |count| slices.next(count))
         })
     }
 
-    /// The same from prompts per class and slice; `read` is told which slices are wanted, and gives them [S, S] in that order.
+    /// The same from prompts per class and slice; `read` is told which slices are wanted, and what it gives is asked for the next of them, [n, S, S, 1].
     ///
     /// # Errors
     /// Whatever reading fails with; those of a CUDA device.
-    pub fn build_from<S: Iterator<Item = Result<Vec<f32>>>>(
+    pub fn build_from<N: FnMut(usize) -> Result<Tensor>>(
         net: &Sam2,
         prompts: &[Vec<Option<Vec<u8>>>],
         building: Building,
-        read: impl FnOnce(Vec<usize>) -> Result<S>,
+        read: impl FnOnce(Vec<usize>) -> Result<N>,
     ) -> Result<Vec<Option<Self>>> {
-        let size = net.config.image_size;
         let slices = prompts.first().map_or(0, Vec::len);
         let mut parts = prompts
             .iter()
             .map(|masks| Part::new(net, masks, building))
             .collect::<Result<Vec<_>>>()?;
         let wanted: Vec<usize> = (0..slices).filter(|&z| parts.iter().any(|part| part.wants(z))).collect();
-        let mut read = read(wanted.clone())?;
-        let carrier = Carrier::default();
+        let mut next = read(wanted.clone())?;
         for batch in wanted.chunks(building.batch.max(1)) {
-            let mut pixels = Vec::with_capacity(batch.len() * size * size);
-            for _ in batch {
-                pixels.extend(read.next().context("fewer slices than are wanted")??);
-            }
-            let x = carrier.bring(&pixels, net.device(), &[batch.len(), size, size, 1])?;
+            let x = next(batch.len())?;
             let features = net.encoder.forward(&x, &mut |_, _| {})?;
             drop(x);
             for part in &mut parts {

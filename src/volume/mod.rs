@@ -158,6 +158,31 @@ impl Volume {
         })
     }
 
+    /// Slice `index` of the view as it is stored, [rows, columns] little-endian numbers of the header's type; slope and intercept are not applied.
+    ///
+    /// # Errors
+    /// An index that does not fit the view.
+    pub fn stored_slice(&self, axes: &AxisMap, index: usize) -> Result<Vec<u8>> {
+        let [_, rows, columns] = axes.permute(self.dims());
+        let width = self.header.datatype().width();
+        let mut stored = Vec::with_capacity(rows * columns * width);
+        for row in self.rows(axes, index, rows * columns)? {
+            if row.step == 1 {
+                stored.extend_from_slice(&self.storage[row.start * width..][..row.count * width]);
+                continue;
+            }
+            let mut at = row.start;
+            for _ in 0..row.count {
+                stored.extend_from_slice(&self.storage[at * width..][..width]);
+                at = at.wrapping_add_signed(row.step);
+            }
+        }
+        if self.header.is_big_endian() {
+            stored.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+        }
+        Ok(stored)
+    }
+
     /// Reads slice `index` of a label map into `out`, [rows, columns]. Any stored type will do as long as the values, scaled, are whole
     /// numbers (to 1e-3) from 0 to 65535.
     ///
@@ -276,6 +301,16 @@ impl Volume {
 
     /// Calls `sink(i, stored value)` for voxel `i` of [rows, columns] of a slice.
     fn each_voxel(&self, axes: &AxisMap, index: usize, length: usize, mut sink: impl FnMut(usize, f64)) -> Result<()> {
+        let (datatype, big_endian) = (self.header.datatype(), self.header.is_big_endian());
+        for (number, row) in self.rows(axes, index, length)?.enumerate() {
+            let first = number * row.count;
+            decode_row(&self.storage, datatype, big_endian, row, |i, value| sink(first + i, value));
+        }
+        Ok(())
+    }
+
+    /// Where the rows of a slice of `length` voxels lie.
+    fn rows(&self, axes: &AxisMap, index: usize, length: usize) -> Result<impl Iterator<Item = Row> + use<>> {
         let [slices, rows, columns] = axes.permute(self.dims());
         if index >= slices || length != rows * columns {
             bail!(
@@ -284,17 +319,11 @@ impl Volume {
             );
         }
         let (start, [slice_step, row_step, step]) = axes.walk(self.dims());
-        let (datatype, big_endian) = (self.header.datatype(), self.header.is_big_endian());
-        for row in 0..rows {
-            let start = start.wrapping_add_signed(index as isize * slice_step + row as isize * row_step);
-            let run = Row {
-                start,
-                step,
-                count: columns,
-            };
-            decode_row(&self.storage, datatype, big_endian, run, |i, value| sink(row * columns + i, value));
-        }
-        Ok(())
+        Ok((0..rows).map(move |row| Row {
+            start: start.wrapping_add_signed(index as isize * slice_step + row as isize * row_step),
+            step,
+            count: columns,
+        }))
     }
 
     /// An array with a place per voxel; a volume may be mapped that is larger than memory.

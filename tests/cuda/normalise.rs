@@ -1,11 +1,14 @@
-//! `normalise` and `resize_u8` against what the CPU does with a slice: exact.
+//! `normalise` and `resize_u8` against the CPU op: exact.
 
-use super::conformance::{Bench, guarded, rounded, values};
+use super::conformance::{Bench, guarded, rounded};
+use crate::support::ops::stored_voxels;
 use anyhow::{Result, ensure};
-use hpc_seg::cuda::normalise::{Map, Normalise, Taps, Voxel};
+use hpc_seg::cuda::normalise::{Normalise, Taps, Voxel};
+use hpc_seg::device::Device;
+use hpc_seg::ops::in_network;
+use hpc_seg::ops::normalise::{self as op, Batches, cases};
 use hpc_seg::ops::resize_u8::BicubicU8Plan;
 use hpc_seg::tffs::intensity::{Intensity, Window};
-use hpc_seg::tffs::prepare::SlicePlan;
 
 /// Bugs that [`check`] must notice.
 pub const MUTATIONS: &[super::suites::Mutation] = &[
@@ -55,47 +58,6 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
     ("bytes in another order", "resize_u8.cu", "(e % 4 * 8)", "(24 - e % 4 * 8)"),
 ];
 
-/// Height, width, size: whole, both axes, one axis, up, down, one pixel, more columns than threads, in vectors and not.
-const CASES: [[usize; 3]; 10] = [
-    [7, 7, 7],
-    [16, 16, 16],
-    [1, 1, 5],
-    [7, 5, 1],
-    [13, 17, 32],
-    [16, 9, 16],
-    [9, 16, 16],
-    [40, 139, 24],
-    [11, 5, 131],
-    [21, 23, 13],
-];
-
-/// Stored voxels of a type, as bytes and as the numbers they are.
-fn stored(voxel: Voxel, seed: u64, len: usize) -> (Vec<u8>, Vec<f64>) {
-    let noise = values(seed, len);
-    let spiky = |at: usize, value: f32| if at % 7 == 3 { 0.0 } else { value };
-    let numbers = noise.iter().enumerate().map(|(at, value)| spiky(at, *value));
-    match voxel {
-        Voxel::I16 => {
-            let stored: Vec<i16> = numbers.map(|value| (value * 700.0 + 300.0 * value.signum()) as i16).collect();
-            (
-                bytemuck::cast_slice(&stored).to_vec(),
-                stored.iter().map(|value| f64::from(*value)).collect(),
-            )
-        }
-        Voxel::U8 => {
-            let stored: Vec<u8> = numbers.map(|value| (value.abs() * 80.0) as u8).collect();
-            (stored.clone(), stored.iter().map(|value| f64::from(*value)).collect())
-        }
-        Voxel::F32 => {
-            let stored: Vec<f32> = numbers.map(|value| value * 100.123_f32).collect();
-            (
-                bytemuck::cast_slice(&stored).to_vec(),
-                stored.iter().map(|value| f64::from(*value)).collect(),
-            )
-        }
-    }
-}
-
 /// Every case on this device.
 pub fn check(bench: &Bench) -> Result<()> {
     let scales = [(1.0, 0.0), (0.37, -12.3), (f64::from(1.7_f32), 1000.1)];
@@ -107,18 +69,24 @@ pub fn check(bench: &Bench) -> Result<()> {
         (Some((15.0, 130.0)), true),
     ];
     let mut number = 0;
-    for case in CASES {
+    for case in cases().into_iter().filter(|case| !in_network(case.name)) {
         for voxel in [Voxel::I16, Voxel::U8, Voxel::F32] {
             // A view as stored; one turned and mirrored.
             for turned in [false, true] {
-                check_case(bench, case, voxel, turned, (scales[number % 3], windows[number / 2 % 4]))?;
+                check_case(
+                    bench,
+                    (case.input, case.size),
+                    voxel,
+                    turned,
+                    (scales[number % 3], windows[number / 2 % 4]),
+                )?;
                 number += 1;
             }
         }
     }
     // Every scale with every map, where nothing is resized, and where it is.
     for number in 0..12 {
-        for case in [[5, 6, 6], [6, 6, 6]] {
+        for case in [((5, 6), 6), ((6, 6), 6)] {
             check_case(bench, case, Voxel::F32, false, (scales[number % 3], windows[number / 3]))?;
         }
     }
@@ -132,14 +100,14 @@ type Windowed = (Option<(f64, f64)>, bool);
 
 fn check_case(
     bench: &Bench,
-    [height, width, size]: [usize; 3],
+    ((height, width), size): ((usize, usize), usize),
     voxel: Voxel,
     turned: bool,
     (scale, window): (Scale, Windowed),
 ) -> Result<()> {
     const SLICES: usize = 2;
     let ((slope, intercept), (window, keep_zeros)) = (scale, window);
-    let (bytes, numbers) = stored(voxel, (height * width) as u64, SLICES * height * width + 3);
+    let (bytes, numbers) = stored_voxels(voxel, (height * width) as u64, SLICES * height * width + 3);
     let (h, w) = (height as isize, width as isize);
     let (start, slice_step, row_step, column_step) = match turned {
         false => (3, h * w, w, 1),
@@ -168,24 +136,16 @@ fn check_case(
     let window = window.map(|(level, width)| Window { level, width });
     let mut intensity = Intensity::measure([SLICES, height, width], window, &mut { read })?;
     intensity.keep_zeros |= keep_zeros;
-    let mut expected = vec![0.0; SLICES * size * size];
-    let (mut slice, mut scratch) = (vec![0.0; height * width], Vec::new());
-    let plan = SlicePlan::new((height, width), size)?;
-    for (z, out) in expected.chunks_exact_mut(size * size).enumerate() {
-        read(z, &mut slice)?;
-        intensity.apply(&mut slice);
-        plan.prepare(&slice, &mut scratch, out)?;
-    }
-    let expected: Vec<f32> = expected.into_iter().map(rounded).collect();
-    let map = Map {
-        slope,
-        intercept,
-        lower: intensity.lower,
-        upper: intensity.upper,
-        min: intensity.min,
-        max: intensity.max,
-        keep_zeros: intensity.keep_zeros,
-    };
+    let map = intensity.map(scale);
+    let (cpu, width_of) = (Device::cpu(1)?, voxel.bytes());
+    let op = op::Normalise::new(&cpu, voxel, map, (height, width), size)?;
+    let slices = (0..SLICES).map(|slice| {
+        let voxels = (0..height * width).map(|at| place(slice, at / width, at % width) as usize * width_of);
+        op.prepare(voxels.flat_map(|at| bytes[at..][..width_of].to_vec()).collect())
+    });
+    let slices = slices.collect::<Result<Vec<_>>>()?;
+    let expected = Batches::new(&cpu, op.clone())?.bring(&slices)?;
+    let expected: Vec<f32> = expected.values().iter().copied().map(rounded).collect();
     let taps = Taps::upload(&bench.arena, &BicubicU8Plan::new((height, width), (size, size))?.tables())?;
     let (raw, map) = (bench.arena.filled(&bytes)?, bench.arena.filled(&map.to_bytes())?);
     let (scratch, y) = (bench.arena.buffer(normalise.scratch_bytes())?, bench.output(SLICES * size * size));
@@ -199,6 +159,37 @@ fn check_case(
 #[test]
 fn normalise_equals_the_cpu_bit_for_bit_in_every_schedule() {
     Bench::all().for_each(|bench| check(&bench).unwrap());
+}
+
+#[cfg(feature = "emu")]
+#[test]
+fn batches_are_the_same_on_the_device_however_they_are_cut() {
+    use hpc_seg::cuda::emulator::Schedule;
+    let (cpu, emulated) = (Device::cpu(1).unwrap(), crate::support::emulated::device(Schedule::ALL[1]));
+    for case in cases().into_iter().filter(|case| !in_network(case.name)) {
+        let (bytes, numbers) = stored_voxels(case.voxel, 3, case.items * case.input.0 * case.input.1);
+        let dims = [1, 1, numbers.len()];
+        let read = &mut |_, out: &mut [f32]| {
+            out.iter_mut().zip(&numbers).for_each(|(out, number)| *out = *number as f32);
+            Ok(())
+        };
+        let map = Intensity::measure(dims, None, read).unwrap().map((1.0, 0.0));
+        let brought = |device: &Device, each: usize| -> Vec<f32> {
+            let op = op::Normalise::new(device, case.voxel, map, case.input, case.size).unwrap();
+            let batches = Batches::new(device, op.clone()).unwrap();
+            let slices: Vec<_> = bytes.chunks_exact(bytes.len() / case.items).collect();
+            let bring = |slices: &[&[u8]]| {
+                let prepared: Vec<_> = slices.iter().map(|slice| op.prepare(slice.to_vec()).unwrap()).collect();
+                batches.bring(&prepared).unwrap().to_vec().unwrap()
+            };
+            slices.chunks(each).flat_map(bring).map(rounded).collect()
+        };
+        let want = brought(&cpu, 1);
+        for each in 1..=case.items {
+            assert_eq!(brought(&emulated, each), want, "{case:?}, {each} at once");
+        }
+        assert_eq!(emulated.memory().live, 0, "{case:?}");
+    }
 }
 
 #[cfg(feature = "emu")]

@@ -6,7 +6,7 @@ use std::fs;
 
 #[test]
 fn budgets_change_the_plan_and_not_a_byte() {
-    let phantoms = Phantoms::new(2, 1, [6, 40, 48]);
+    let phantoms = Phantoms::new(2, 1, [6, 40, 128]);
     let label = |out: &str, budget: &str, more: &[&str]| {
         let device = [
             "--device",

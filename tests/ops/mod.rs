@@ -16,6 +16,7 @@ mod memory_attention;
 mod memory_mask;
 mod nearest_add;
 mod norm;
+mod normalise;
 mod normed_conv3d;
 mod residual;
 mod resize;

@@ -1,9 +1,11 @@
 //! The product's path from prepared slices to mean probabilities, in the shape of the literal one.
 
+use anyhow::Result;
 use hpc_seg::device::Device;
 use hpc_seg::messages::Progress;
 use hpc_seg::sam2::{Sam2, memory_bank};
 use hpc_seg::stop::Stop;
+use hpc_seg::tensor::Tensor;
 use hpc_seg::tffs::ensemble::{Ensemble, Labelling};
 use hpc_seg::tffs::plan::Plan;
 use hpc_seg::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
@@ -38,14 +40,14 @@ pub fn run_as_planned(
         batch: plan.batch,
         spilled: plan.spilled_query,
     };
-    let encoded = Query::encode(net, query.iter().map(|s| Ok(s.clone())), encoding, &mut hooks).unwrap();
+    let encoded = Query::encode(net, brought(net, query.iter().cloned()), encoding, &mut hooks).unwrap();
     let classes = labelled[0].prompts.len();
     let limit = net.config.max_obj_ptrs_in_encoder;
     let supports: Vec<Vec<Option<Support>>> = labelled
         .iter()
         .map(|volume| {
             let reach = memory_bank::pointer_reach(query.len() + volume.slices.len(), limit);
-            let read = |wanted: Vec<usize>| Ok(wanted.into_iter().map(|z| Ok(volume.slices[z].clone())));
+            let read = |wanted: Vec<usize>| Ok(brought(net, wanted.into_iter().map(|z| volume.slices[z].clone())));
             let building = Building {
                 reach,
                 fill_holes,
@@ -68,6 +70,15 @@ pub fn run_as_planned(
     let ensemble = Ensemble::new(net.device(), [query.len(), plane.0, plane.1], 0.5, true).unwrap();
     let done = run_classes(net, &encoded, &plans, (plan.lanes, fill_holes), ensemble, &mut hooks).unwrap();
     done.finish(true).unwrap()
+}
+
+/// Gives these slices [S, S] as they are asked for, as the product's own readers do.
+pub fn brought(net: &Sam2, slices: impl Iterator<Item = Vec<f32>>) -> impl FnMut(usize) -> Result<Tensor> {
+    let (device, size, mut slices) = (net.device().clone(), net.config.image_size, slices);
+    move |count| {
+        let values: Vec<f32> = slices.by_ref().take(count).flatten().collect();
+        Tensor::from_slice(&device, &[count, size, size, 1], &values)
+    }
 }
 
 /// A device with a number of threads.

@@ -3,6 +3,7 @@
 use super::golden::distance;
 use hpc_seg::device::Device;
 use hpc_seg::ops;
+use hpc_seg::ops::normalise::Voxel;
 use hpc_seg::tensor::Tensor;
 
 /// Rows between two sampled ones where a case is too large to compute whole by plain loops: a prime, so that samples fall everywhere within tiles.
@@ -21,6 +22,28 @@ pub fn noise(n: usize, seed: u64) -> Vec<f32> {
             (state >> 40) as f32 / 8_388_608.0 - 1.0
         })
         .collect()
+}
+
+/// Stored voxels with zeros among them, as bytes and as the numbers they are.
+pub fn stored_voxels(voxel: Voxel, seed: u64, len: usize) -> (Vec<u8>, Vec<f64>) {
+    let spiky = noise(len, seed).into_iter().enumerate();
+    let spiky = spiky.map(|(at, value)| if at % 7 == 3 { 0.0 } else { 2.0 * value });
+    let each = spiky.map(|value| match voxel {
+        Voxel::I16 => {
+            let stored = (value * 1000.0) as i16;
+            (stored.to_le_bytes().to_vec(), f64::from(stored))
+        }
+        Voxel::U8 => {
+            let stored = (value.abs() * 120.0) as u8;
+            (vec![stored], f64::from(stored))
+        }
+        Voxel::F32 => {
+            let stored = value * 100.123_f32;
+            (stored.to_le_bytes().to_vec(), f64::from(stored))
+        }
+    });
+    let (bytes, numbers): (Vec<_>, Vec<_>) = each.unzip();
+    (bytes.concat(), numbers)
 }
 
 /// The same in f64.

@@ -4,6 +4,7 @@ use crate::support::fast::{self, Prepared};
 use crate::support::golden::{formula_network, golden, shared};
 use crate::support::literal;
 use hpc_seg::device::Device;
+use hpc_seg::stop::Stop;
 use hpc_seg::tffs::source::{Image, Labels};
 use hpc_seg::volume::{AxisMap, Volume};
 use std::path::Path;
@@ -36,15 +37,11 @@ pub struct Case {
 /// The case of these files.
 pub fn case(query: &Path, labelled: &Path, mask: &Path, size: usize, places: Vec<usize>) -> Case {
     let axes = AxisMap::default();
-    let slices = |image: &Image| {
-        let mut read = image.reader(size).unwrap();
-        (0..image.dims()[0])
-            .map(|z| {
-                let mut out = vec![0.0; size * size];
-                read(z, &mut out).unwrap();
-                out
-            })
-            .collect::<Vec<_>>()
+    let device = Device::cpu(1).unwrap();
+    let slices = |image: &Image| -> Vec<Vec<f32>> {
+        let wanted: Vec<usize> = (0..image.dims()[0]).collect();
+        let mut slices = image.slices(wanted.clone(), 1, (&device, size), &Stop::new()).unwrap();
+        wanted.iter().map(|_| slices.next(1).unwrap().to_vec().unwrap()).collect()
     };
     let image = Image::new(open(query), axes, None).unwrap();
     let support = Image::new(open(labelled), axes, None).unwrap();

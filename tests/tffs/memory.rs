@@ -28,7 +28,7 @@ fn a_second_query_of_the_same_shape_takes_no_buffer_from_the_system() {
         spilled: false,
         batch: 1,
     };
-    let read = |wanted: Vec<usize>| Ok(wanted.into_iter().map(|z| Ok(labelled[z].clone())));
+    let read = |wanted: Vec<usize>| Ok(fast::brought(&net, wanted.into_iter().map(|z| labelled[z].clone())));
     let built = Support::build_from(&net, &[(0..slices).map(mask).collect()], building, read).unwrap();
     let support = built[0].as_ref().unwrap();
     let (stop, progress) = (Stop::new(), Progress::silent());
@@ -40,7 +40,7 @@ fn a_second_query_of_the_same_shape_takes_no_buffer_from_the_system() {
             batch: 1,
             spilled: false,
         };
-        let query = Query::encode(&net, volume(seed).into_iter().map(Ok), encoding, &mut hooks).unwrap();
+        let query = Query::encode(&net, fast::brought(&net, volume(seed).into_iter()), encoding, &mut hooks).unwrap();
         let ensemble = Ensemble::new(&device, [slices, size, size], 0.5, false).unwrap();
         let mut sums = ensemble.sums(3).unwrap();
         let before = device.memory();

@@ -1,6 +1,7 @@
 //! Memory plans, executed: the program on a device whose kernels do nothing, so that counts, lifetimes and the schedule are the real ones at full size.
 
 use crate::support::golden::formula_network;
+use anyhow::Result;
 use hpc_seg::cuda::arena::Arena;
 use hpc_seg::cuda::card::Card;
 use hpc_seg::cuda::driver::Driver;
@@ -8,9 +9,11 @@ use hpc_seg::cuda::launch::Runtime;
 use hpc_seg::cuda::null::NullDriver;
 use hpc_seg::device::{Cuda, Device};
 use hpc_seg::messages::Progress;
+use hpc_seg::ops::normalise::{Batches, Bringing, Map, Normalise, Voxel};
 use hpc_seg::sam2::Sam2;
 use hpc_seg::sam2::memory_bank::pointer_reach;
 use hpc_seg::stop::Stop;
+use hpc_seg::tensor::Tensor;
 use hpc_seg::tffs::ensemble::Ensemble;
 use hpc_seg::tffs::plan::{Plan, Problem};
 use hpc_seg::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
@@ -36,6 +39,8 @@ struct Cohort {
     labelled: usize,
     classes: usize,
     gaps: bool,
+    /// (H, W) of their slices; of the query's, if not said.
+    plane: (usize, usize),
 }
 
 impl Cohort {
@@ -48,6 +53,7 @@ impl Cohort {
             most_conditioning: labelled,
             most_in_volume: labelled * classes,
             most_tracked: 0,
+            bringing: Bringing { slice: 0, tables: 0 },
             starts: supports * classes,
             lanes: None,
             probabilities: false,
@@ -57,7 +63,38 @@ impl Cohort {
             labelled,
             classes,
             gaps: false,
+            plane: (dims[1], dims[2]),
         }
+    }
+
+    /// As the network's size has it.
+    fn problem_on(&self, net: &Sam2) -> Problem {
+        let [_, rows, columns] = self.problem.dims;
+        let [of_query, of_labelled] = [(rows, columns), self.plane].map(|plane| Bringing::of(plane, net.config.image_size));
+        Problem {
+            bringing: of_query.max(of_labelled),
+            ..self.problem
+        }
+    }
+}
+
+/// Slices of `plane` as a volume has them, of the voxels that take most.
+fn raw(net: &Sam2, plane: (usize, usize)) -> impl FnMut(usize) -> Result<Tensor> {
+    let map = Map {
+        slope: 1.0,
+        intercept: 0.0,
+        lower: 0.0,
+        upper: 1.0,
+        min: 0.0,
+        max: 1.0,
+        keep_zeros: false,
+    };
+    let normalise = Normalise::new(net.device(), Voxel::F32, map, plane, net.config.image_size).unwrap();
+    let batches = Batches::new(net.device(), normalise.clone()).unwrap();
+    let slice = vec![0; 4 * plane.0 * plane.1];
+    move |count| {
+        let slices: Vec<_> = (0..count).map(|_| normalise.prepare(slice.clone()).unwrap()).collect();
+        batches.bring(&slices)
     }
 }
 
@@ -76,8 +113,7 @@ fn run(net: &Sam2, cohort: &Cohort, plan: &Plan) -> usize {
         batch: plan.batch,
         spilled: plan.spilled_query,
     };
-    let slice = vec![0.0; size * size];
-    let query = Query::encode(net, (0..slices).map(|_| Ok(slice.clone())), encoding, &mut hooks).unwrap();
+    let query = Query::encode(net, raw(net, (rows, columns)), encoding, &mut hooks).unwrap();
     let mask: Vec<u8> = (0..size * size).map(|i| u8::from(i % size < size / 2)).collect();
     let shown = [None, Some(mask)];
     let repeated = if cohort.gaps { &shown[..] } else { &shown[1..] };
@@ -89,7 +125,7 @@ fn run(net: &Sam2, cohort: &Cohort, plan: &Plan) -> usize {
         batch: plan.support_batch(),
     };
     let supports: Vec<Vec<Option<Support>>> = (0..cohort.problem.supports)
-        .map(|_| Support::build_from(net, &prompts, building, |wanted| Ok(wanted.into_iter().map(|_| Ok(slice.clone())))).unwrap())
+        .map(|_| Support::build_from(net, &prompts, building, |_| Ok(raw(net, cohort.plane))).unwrap())
         .collect();
     let places: Vec<usize> = (0..cohort.problem.insertions)
         .map(|place| place * slices / cohort.problem.insertions)
@@ -112,7 +148,7 @@ fn check(model: &str, budget: usize, cohort: &Cohort) -> Plan {
 
 fn check_on(net: &Sam2, budget: usize, cohort: &Cohort) -> Plan {
     let held = net.device().memory().live;
-    let plan = Plan::within(budget, held, net, &cohort.problem).unwrap();
+    let plan = Plan::within(budget, held, net, &cohort.problem_on(net)).unwrap();
     let used = net.device().install(|| run(net, cohort, &plan));
     let planned = plan.bytes.total();
     println!("{plan:?}: {planned} planned, {used} used");
@@ -138,6 +174,22 @@ fn plans_of_small_budgets_hold_while_supports_of_many_classes_and_empty_slices_a
     less_and_less(&cohort, 2);
 }
 
+#[test]
+fn slices_of_labelled_volumes_that_are_larger_than_the_networks_are_planned_for() {
+    let cohort = Cohort {
+        plane: (700, 600),
+        ..Cohort::new([8, 16, 16], 1, 8, 1, 1)
+    };
+    let net = network("tiny", GIB);
+    let plan = Plan::within(GIB, net.device().memory().live, &net, &cohort.problem_on(&net)).unwrap();
+    let used = net.device().install(|| run(&net, &cohort, &plan));
+    let voxels = plan.support_batch() * 4 * 700 * 600;
+    assert!(
+        voxels < used && used <= plan.bytes.total(),
+        "{used} bytes used, {voxels} of them voxels: {plan:?}"
+    );
+}
+
 /// A cohort's plans with less and less memory, until it is refused with what it needs.
 fn less_and_less(cohort: &Cohort, lanes: usize) {
     let roomy = check("tiny", GIB, cohort);
@@ -148,7 +200,7 @@ fn less_and_less(cohort: &Cohort, lanes: usize) {
         budget = budget * 97 / 100;
         let net = network("tiny", budget);
         let held = net.device().memory().live;
-        let plan = match Plan::within(budget, held, &net, &cohort.problem) {
+        let plan = match Plan::within(budget, held, &net, &cohort.problem_on(&net)) {
             Ok(plan) => plan,
             Err(error) => {
                 let text = format!("{error:#}");
@@ -190,7 +242,7 @@ fn a_step_and_an_encoding_take_what_is_planned_for_them() {
             let net = network(model, 60 * GIB);
             let held = net.device().memory().live;
             let cohort = Cohort::new([4, 64, 64], 8, labelled, 1, 2);
-            let mut plan = Plan::within(60 * GIB, held, &net, &cohort.problem).unwrap();
+            let mut plan = Plan::within(60 * GIB, held, &net, &cohort.problem_on(&net)).unwrap();
             plan.batch = 1;
             let used = net.device().install(|| run(&net, &cohort, &plan));
             let b = plan.bytes;
@@ -203,7 +255,7 @@ fn a_step_and_an_encoding_take_what_is_planned_for_them() {
         }
         for batch in [1, 8] {
             let net = network(model, 60 * GIB);
-            let (held, size, p) = (net.device().memory().live, net.config.image_size, net.config.grid().pow(2));
+            let (held, p) = (net.device().memory().live, net.config.grid().pow(2));
             let (stop, progress) = (Stop::new(), Progress::silent());
             let encoding = Encoding {
                 slices: batch,
@@ -211,9 +263,8 @@ fn a_step_and_an_encoding_take_what_is_planned_for_them() {
                 batch,
                 spilled: false,
             };
-            let slices = (0..batch).map(|_| Ok(vec![0.0; size * size]));
             let encode = || {
-                Query::encode(&net, slices, encoding, &mut Hooks::new(&stop, &progress))
+                Query::encode(&net, raw(&net, encoding.plane), encoding, &mut Hooks::new(&stop, &progress))
                     .unwrap()
                     .len()
             };
@@ -222,7 +273,7 @@ fn a_step_and_an_encoding_take_what_is_planned_for_them() {
             near(
                 &format!("{model}, {batch} slices"),
                 peak(&net) - held - kept,
-                batch * net.cuda_encode_bytes(),
+                batch * net.cuda_encode_bytes() + Bringing::of(encoding.plane, net.config.image_size).tables,
             );
         }
     }
@@ -236,7 +287,7 @@ fn the_large_case_runs_in_nine_and_in_ten_gibibytes_with_everything_on_the_devic
     // With more, the same plan: its run is the one above.
     let net = network("hiera_t512", 10 * GIB);
     let held = net.device().memory().live;
-    assert_eq!(Plan::within(10 * GIB, held, &net, &cohort.problem).unwrap(), plan);
+    assert_eq!(Plan::within(10 * GIB, held, &net, &cohort.problem_on(&net)).unwrap(), plan);
 }
 
 #[test]
@@ -257,7 +308,7 @@ fn what_cannot_fit_is_refused_with_numbers_before_any_work() {
     let net = network("hiera_t512", 4 * GIB);
     let held = net.device().memory().live;
     let cohort = Cohort::new([2000, 1024, 1024], 10, 80, 20, 5);
-    let text = format!("{:#}", Plan::within(4 * GIB, held, &net, &cohort.problem).unwrap_err());
+    let text = format!("{:#}", Plan::within(4 * GIB, held, &net, &cohort.problem_on(&net)).unwrap_err());
     assert!(
         text.contains("2000 slices of 1024 x 1024 need") && text.contains("4096 MiB are to be had"),
         "{text}"

@@ -7,4 +7,5 @@ mod phantom;
 mod reading;
 mod reading_ahead;
 mod shapes;
+mod slices;
 mod writing;

@@ -75,6 +75,34 @@ fn every_type_byte_order_and_version_reads_back_as_it_was_made() {
 }
 
 #[test]
+fn stored_slices_are_the_files_numbers_in_the_order_of_the_view() {
+    let folder = tempfile::tempdir().unwrap();
+    let views = [AxisMap::default(), AxisMap::new([0, 2, 1], [true, false, true]).unwrap()];
+    for (datatype, big) in Datatype::ALL.into_iter().flat_map(|datatype| [(datatype, false), (datatype, true)]) {
+        let made = Made {
+            values: telling_values(datatype),
+            scale: (2.0, -1.0),
+            ..Made::new(1, big, datatype)
+        };
+        // The same file in the other byte order tells what is stored, number by number.
+        let little = Made {
+            big: false,
+            ..made.clone()
+        }
+        .voxels();
+        let volume = Volume::open(&made.save(folder.path(), "a.nii")).unwrap();
+        for view in views {
+            let numbers: Vec<&[u8]> = little.chunks_exact(datatype.width()).collect();
+            let want = view.to_view(&numbers, volume.dims()).unwrap();
+            let slices = 0..view.permute(volume.dims())[0];
+            let got: Vec<u8> = slices.clone().flat_map(|z| volume.stored_slice(&view, z).unwrap()).collect();
+            assert_eq!(got, want.concat(), "{datatype:?}, big-endian {big}, {view}");
+            assert!(volume.stored_slice(&view, slices.end).is_err());
+        }
+    }
+}
+
+#[test]
 fn the_nifti_crate_reads_the_same_voxels_from_the_same_files() {
     let folder = tempfile::tempdir().unwrap();
     for datatype in Datatype::ALL {

@@ -4,6 +4,7 @@ use super::{Labeller, SupportKey, Use, file_name};
 use crate::cohort::case_record::{DeviceMemory, FileOfRecord};
 use crate::device::open::Opening;
 use crate::device::{DeviceLost, OutOfMemory};
+use crate::ops::normalise::Bringing;
 use crate::sam2::{Config, Sam2};
 use crate::tffs::plan::{Plan, Problem};
 use crate::tffs::support::{Counts, Support};
@@ -101,7 +102,7 @@ impl Labeller {
         let budget = cuda.arena.usage().budget;
         cuda.arena.forget_peak();
         let labelled = uses.iter().map(|used| (used.places.len(), &used.counts));
-        let problem = self.problem(dims, labelled, probabilities);
+        let problem = self.problem(dims, labelled, probabilities)?;
         let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
         let others = self.supports.iter().filter(|(key, built)| !used(key) && !built.spilled);
         let others: usize = others.map(|(_, built)| built.bytes()).sum();
@@ -121,27 +122,33 @@ impl Labeller {
     }
 
     /// What the plan of a case depends on; labelled volumes are given with their insertions.
+    ///
+    /// # Errors
+    /// The device was lost.
     pub(in crate::cohort) fn problem<'a>(
         &self,
         dims: [usize; 3],
         labelled: impl Iterator<Item = (usize, &'a Counts)> + Clone,
         probabilities: bool,
-    ) -> Problem {
+    ) -> Result<Problem> {
         let in_volumes = labelled.clone().map(|(_, counts)| counts.conditioning.iter().sum());
         let tracked = labelled.clone().map(|(_, counts)| counts.tracked);
+        let [_, rows, columns] = dims;
+        let of_query = Bringing::of((rows, columns), self.network()?.config.image_size);
         let counts = labelled.clone().flat_map(|(_, counts)| counts.conditioning.iter().copied());
-        Problem {
+        Ok(Problem {
             dims,
             supports: labelled.clone().count(),
-            insertions: labelled.map(|(insertions, _)| insertions).max().unwrap_or(0),
+            insertions: labelled.clone().map(|(insertions, _)| insertions).max().unwrap_or(0),
             conditioning: counts.clone().sum(),
             most_conditioning: counts.clone().max().unwrap_or(0),
             most_in_volume: in_volumes.max().unwrap_or(0),
             most_tracked: tracked.max().unwrap_or(0),
+            bringing: labelled.fold(of_query, |most, (_, counts)| most.max(counts.bringing)),
             starts: counts.filter(|&count| count > 0).count(),
             lanes: self.engine.lanes,
             probabilities,
-        }
+        })
     }
 
     /// What a case that ran by this plan took of a CUDA device.
