@@ -195,9 +195,6 @@ pub(super) fn volumes_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>
         let Some(stem) = stem_of(name).filter(|_| !name.starts_with('.') && is_volume) else {
             continue;
         };
-        if name.ends_with(".hdr") && !path.with_extension("img").is_file() {
-            bad_input!("{} has no {stem}.img beside it; copy the missing half there", path.display());
-        }
         if let Some(other) = volumes.get(stem) {
             bad_input!(
                 "the case {stem} is there twice: {} and {}; rename or remove one of them",

@@ -16,8 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Its file in a model's folder.
-pub const FILE: &str = "postprocessing.json";
+pub use crate::unet::transfer::POSTPROCESSING as FILE;
 /// nnU-Net's name of the only function there is.
 const FUNCTION: &str = "remove_all_but_largest_component_from_segmentation";
 

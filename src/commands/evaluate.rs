@@ -10,10 +10,12 @@ use crate::cohort::signals;
 use crate::device::Device;
 use crate::metrics::measures::Preset;
 use crate::stop::Stop;
-use crate::{messages, note};
+use crate::{bad_input, messages, note};
 use anyhow::Result;
+use std::path::PathBuf;
 
 pub(super) fn run(args: &EvaluateArgs) -> Result<Exit> {
+    check_outputs(args)?;
     let stop = Stop::new();
     signals::install(&stop)?;
     let device = Device::cpu(thread_count(args.threads)?)?;
@@ -48,6 +50,20 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
         grouping,
         seed: args.seed,
     })
+}
+
+/// Refuses to write two of the tables to one file, before any work.
+fn check_outputs(args: &EvaluateArgs) -> Result<()> {
+    let given: Vec<&PathBuf> = [&args.json, &args.csv, &args.summary].into_iter().flatten().collect();
+    for (number, path) in given.iter().enumerate() {
+        if given[..number].contains(path) {
+            bad_input!(
+                "{}: is named for two results; give each of --json, --csv and --summary a file of its own",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn write(args: &EvaluateArgs, evaluation: &Evaluation) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A raw data set in nnU-Net's layout: `dataset.json`, `imagesTr/CASE_0000.nii.gz` (a file per channel), `labelsTr/CASE.nii.gz`.
 
-use crate::bad_input;
 use crate::volume::{AxisMap, Header, Volume};
+use crate::{bad_input, warning};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,6 +172,9 @@ impl Dataset {
                 self.ending
             );
         }
+        if let Some(folder) = labels {
+            self.warn_of_labels_alone(folder, &cases);
+        }
         let file = |case: &str, channel: usize| images.join(format!("{case}_{channel:04}{}", self.ending));
         let files = |name: String| CaseFiles {
             images: (0..self.channels.len()).map(|channel| file(&name, channel)).collect(),
@@ -180,6 +183,26 @@ impl Dataset {
             name,
         };
         Ok(cases.into_iter().map(files).collect())
+    }
+
+    /// Says which label maps have no image: a name that was mistyped would take a case away without a word.
+    fn warn_of_labels_alone(&self, folder: &Path, cases: &BTreeSet<String>) {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let alone = |name: String| {
+            name.strip_suffix(&self.ending)
+                .filter(|case| !cases.contains(*case) && !case.starts_with('.'))
+                .map(str::to_owned)
+        };
+        let mut alone: Vec<String> = names.filter_map(alone).collect();
+        alone.sort();
+        if let Some(first) = alone.first() {
+            let (count, ending) = (alone.len(), &self.ending);
+            warning!(
+                "{}: {count} label maps have no image, such as {first}{ending}; name them like their images, without the channel",
+                folder.display()
+            );
+        }
     }
 
     /// The cases of the key `dataset`.
@@ -236,7 +259,7 @@ impl Dataset {
     /// A file that cannot be read, has another grid than the first channel, or NaN; labels that `dataset.json` does not know.
     pub fn load(&self, case: &CaseFiles) -> Result<RawCase> {
         let axes = AxisMap::default();
-        let volumes = case.images.iter().map(|path| Volume::open(path)).collect::<Result<Vec<_>>>()?;
+        let volumes = case.images.iter().map(|path| open_one(path)).collect::<Result<Vec<_>>>()?;
         let Some(first) = volumes.first() else {
             bad_input!("{}: a case without any image", case.name);
         };
@@ -252,7 +275,7 @@ impl Dataset {
         let label = match &case.label {
             None => None,
             Some(path) => {
-                let volume = Volume::open(path)?;
+                let volume = open_one(path)?;
                 same_grid(first, &volume)?;
                 let labels = volume.labels(&axes)?;
                 let most = (self.label_entries() - 1) as u16;
@@ -280,9 +303,22 @@ impl Dataset {
     }
 }
 
+/// A file of one channel: which of several is meant nobody has said.
+fn open_one(path: &Path) -> Result<Volume> {
+    let volume = Volume::open(path)?;
+    if volume.channels() > 1 {
+        bad_input!(
+            "{}: holds {} volumes; nnU-Net's layout has a file for each channel (CASE_0000, CASE_0001, ...) and one for labels: split it",
+            path.display(),
+            volume.channels()
+        );
+    }
+    Ok(volume)
+}
+
 /// A map as `hpc-seg pseudo-label` writes it: binary entropy in nats, of which ln 2 is the most.
 fn read_uncertainty(first: &Volume, path: &Path, axes: &AxisMap) -> Result<Vec<f32>> {
-    let volume = Volume::open(path)?;
+    let volume = open_one(path)?;
     same_grid(first, &volume)?;
     let mut map = volume.voxels_f32(axes)?;
     if let Some(value) = map.iter().find(|value| !(**value >= 0.0 && **value < 1.0)) {

@@ -7,11 +7,12 @@ use super::model::{checkpoints, load_values, mirrored_axes};
 use super::names::parameters;
 use super::plan::Plans;
 use super::trainer::history::History;
-use crate::bad_input;
 use crate::weights::{Checkpoint, write_safetensors};
-use anyhow::Result;
+use crate::{atomic_file, bad_input};
+use anyhow::{Context, Result};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the written checkpoints are.
@@ -23,7 +24,11 @@ pub enum Form {
     Safetensors,
 }
 
-/// Writes the folds of these names, or all, of the model in `folder` to `out`, and returns the checkpoints' paths. Every tensor is checked against the plans first.
+/// How the segmentations of all folds together are postprocessed, in a model's folder.
+pub const POSTPROCESSING: &str = "postprocessing.json";
+
+/// Writes the folds of these names, or all, of the model in `folder` to `out`, and returns the paths of what was written: checkpoints, and with all folds
+/// `postprocessing.json`, if there is one. Every tensor is checked against the plans first.
 ///
 /// # Errors
 /// As for opening a model; the same folder twice; a folder that cannot be written or holds another model's plans.
@@ -53,6 +58,12 @@ pub fn transfer(folder: &Path, folds: &[String], out: &Path, form: Form) -> Resu
             Form::NnUnet => write_model(out, &trained)?,
             Form::Safetensors => write_own(out, &trained)?,
         });
+    }
+    let postprocessing = folder.join(POSTPROCESSING);
+    if folds.is_empty() && postprocessing.is_file() {
+        let bytes = fs::read(&postprocessing).with_context(|| format!("{}: cannot be read", postprocessing.display()))?;
+        written.push(out.join(POSTPROCESSING));
+        atomic_file::write_bytes(&out.join(POSTPROCESSING), &bytes)?;
     }
     Ok(written)
 }

@@ -124,7 +124,7 @@ impl<'a> StrictLoader<'a> {
         }
         let file = self.checkpoint.path().display();
         bad_input!(
-            "{file}: the weights do not fit the network{text}\nGive the checkpoint that belongs to the configuration (--config FILE overrides it); \
+            "{file}: the weights do not fit the network{text}\nGive the checkpoint that belongs to this network; \
              `hpc-seg weights inspect {file}` lists what the file holds."
         )
     }

@@ -53,6 +53,19 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn two_results_do_not_go_to_one_file() {
+    let folder = cohort();
+    let output = evaluate(folder.path(), &["--json", "all", "--summary", "own", "--csv", "all"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("all: is named for two results"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(!folder.path().join("all").exists() && !folder.path().join("own").exists());
+}
+
+#[test]
 fn cases_that_cannot_be_compared_fail_by_themselves_and_say_why() {
     let folder = cohort();
     let output = evaluate(folder.path(), &["--json", "all.json", "--group-regex", "^[AB]"]);

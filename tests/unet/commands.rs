@@ -95,11 +95,11 @@ fn preprocessing_killed_at_any_moment_ends_with_the_same_files() {
 
 #[test]
 fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
-    let phantoms = data_set(5, [6, 40, 48]);
+    let phantoms = data_set(6, [6, 40, 48]);
     plan(&phantoms, "plans", &[]).expect(0, &[]);
     plan(&phantoms, "new", &["--memory", "10MiB", "--patch", "8,32,32"])
         .expect(2, &["a training step of this plan takes", "smaller --patch"]);
-    // A label that dataset.json does not know, a label on another grid, an image with NaN.
+    // A label that dataset.json does not know, a label on another grid, an image with NaN, two volumes in one file.
     let voxels = 6 * 40 * 48;
     let header = |case: usize, slices: usize| {
         let affine = crate::e2e::read(&phantoms.image(case)).0.geometry().affine;
@@ -112,16 +112,21 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     let mut image = vec![1f32; voxels];
     image[5] = f32::NAN;
     write(&phantoms.image(3), &header(3, 6), Voxels::F32(&image), None, &[]).unwrap();
+    let two = vec![1f32; 2 * voxels];
+    write(&phantoms.image(5), &header(5, 6), Voxels::F32(&two), Some(2), &[]).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(
         3,
         &[
             "phantom_001.nii.gz: has label 2, which dataset.json does not know",
             "phantom_002.nii.gz: lies on another grid",
             "phantom_003_0000.nii.gz: voxel (5, 0, 0) is NaN",
-            "2 done, 3 failed",
+            "phantom_005_0000.nii.gz: holds 2 volumes; nnU-Net's layout has a file for each channel",
+            "2 done, 4 failed",
         ],
     );
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);
+    fs::copy(phantoms.labels(4), phantoms.at("data/labelsTr/phantom_4.nii.gz")).unwrap();
+    preprocessed(&phantoms, "out", &[]).expect(3, &["labelsTr: 1 label maps have no image, such as phantom_4.nii.gz"]);
     fs::remove_file(phantoms.labels(4)).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["phantom_004.nii.gz: is missing"]);
     fs::remove_file(phantoms.at("data/dataset.json")).unwrap();

@@ -304,14 +304,15 @@ fn model_command(folder: &Path, words: [&str; 5]) -> (Option<i32>, String) {
 fn a_model_goes_to_nnu_net_and_back_with_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     make_model(&folder.path().join("ours"), &[("0", 1), ("3", 2), ("all", 3)]);
+    let rules = "{\"postprocessing_fns\": [], \"postprocessing_kwargs\": []}";
+    fs::write(folder.path().join("ours/postprocessing.json"), rules).unwrap();
     let go = |words| model_command(folder.path(), words);
+    let checkpoints = "wrote theirs/fold_0/checkpoint_final.pth\nwrote theirs/fold_3/checkpoint_final.pth\n";
     assert_eq!(
         go(["export", "--model", "ours", "--out", "theirs"]),
-        (
-            Some(0),
-            "wrote theirs/fold_0/checkpoint_final.pth\nwrote theirs/fold_3/checkpoint_final.pth\n".into()
-        )
+        (Some(0), format!("{checkpoints}wrote theirs/postprocessing.json\n"))
     );
+    assert_eq!(fs::read_to_string(folder.path().join("theirs/postprocessing.json")).unwrap(), rules);
     let (code, said) = model_command(folder.path(), ["import", "--model", "theirs", "--out", "back"]);
     assert_eq!(code, Some(0), "{said}");
     for fold in ["fold_0", "fold_3"] {
