@@ -119,12 +119,13 @@ struct Bench {
     folder: tempfile::TempDir,
     cohort: Cohort,
     labeller: Labeller,
+    stop: Stop,
     open_seconds: f64,
     first_kernel_seconds: f64,
 }
 
 impl Bench {
-    fn prepare(request: &Request) -> Result<Self> {
+    fn prepare(request: &Request, stop: &Stop) -> Result<Self> {
         let folder = tempfile::tempdir().context("a folder for the phantoms is needed; set TMPDIR to one that can be written to")?;
         let root = folder.path().join("phantoms");
         let phantoms = phantoms::Request {
@@ -137,7 +138,7 @@ impl Bench {
             size: Some(request.size),
             organ: Some(ORGAN),
         };
-        phantoms::write(&phantoms, &Stop::new(), &Progress::new("bench"))?;
+        phantoms::write(&phantoms, stop, &Progress::new("bench"))?;
         let cohort = discover(&root, &root, 0)?;
         let (weights, config) = match &request.weights {
             Some(given) => given.clone(),
@@ -163,6 +164,7 @@ impl Bench {
             folder,
             cohort,
             labeller,
+            stop: stop.clone(),
         })
     }
 
@@ -181,7 +183,7 @@ impl Bench {
         let labelled: Vec<&LabelledCase> = self.cohort.labelled.iter().collect();
         let start = Instant::now();
         self.labeller
-            .label((case, None), "all", &labelled, (&out, &files), &Stop::new(), &Progress::silent())?
+            .label((case, None), "all", &labelled, (&out, &files), &self.stop, &Progress::silent())?
             .write()?;
         let seconds = start.elapsed().as_secs_f64();
         let timings: Timings = serde_json::from_slice(&fs::read(out.join(&files.timings))?)?;
@@ -197,16 +199,16 @@ impl Bench {
 ///
 /// # Errors
 /// As [`measure`].
-pub fn plan(request: &Request) -> Result<Estimate> {
-    Bench::prepare(request)?.estimate()
+pub fn plan(request: &Request, stop: &Stop) -> Result<Estimate> {
+    Bench::prepare(request, stop)?.estimate()
 }
 
 /// Measures a volume.
 ///
 /// # Errors
-/// A device that cannot be used, a volume that does not fit into its memory, a temporary folder that cannot be written to.
-pub fn measure(request: &Request, card: Option<&Card>) -> Result<Report> {
-    let mut bench = Bench::prepare(request)?;
+/// A device that cannot be used, a volume that does not fit into its memory, a temporary folder that cannot be written to; a stop.
+pub fn measure(request: &Request, card: Option<&Card>, stop: &Stop) -> Result<Report> {
+    let mut bench = Bench::prepare(request, stop)?;
     let (first_seconds, first_stage_seconds) = bench.label()?;
     // Not before the first volume, which shall bring its kernels along itself.
     let estimate = bench.estimate()?;

@@ -4,7 +4,9 @@ use super::{byte_count, thread_count};
 use crate::bench::{compare, ops, volume};
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::cohort::runner::Exit;
+use crate::cohort::signals;
 use crate::device::open::{Card, Opening};
+use crate::stop::Stop;
 use crate::{atomic_file, bad_input, messages};
 use anyhow::Result;
 use serde::Serialize;
@@ -30,12 +32,15 @@ pub(super) fn run(args: &BenchArgs) -> Result<Exit> {
         }
         (false, true) => {
             let request = request(args, opening)?;
+            // A stop is heard between steps, so that the temporary folder goes with it.
+            let stop = Stop::new();
+            signals::install(&stop)?;
             if args.dry_run {
-                let plan = volume::plan(&request)?;
+                let plan = volume::plan(&request, &stop)?;
                 messages::data_json(&plan)?;
                 return Ok(Exit::Done);
             }
-            let report = volume::measure(&request, card.as_ref())?;
+            let report = volume::measure(&request, card.as_ref(), &stop)?;
             show(args, &report, report.text())?;
         }
         _ => bad_input!("bench measures --ops or --volume, one at a time; bench diff A B compares two measurements"),

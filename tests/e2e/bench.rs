@@ -4,7 +4,9 @@ use super::{Answer, Phantoms};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Of a warm volume: the first one has "supports" beside them.
 const STAGES: [&str; 10] = [
@@ -20,7 +22,7 @@ const STAGES: [&str; 10] = [
     "write",
 ];
 
-fn bench(phantoms: &Phantoms, more: &[&str]) -> Answer {
+fn command(phantoms: &Phantoms, repeats: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
     command.args([
         "bench",
@@ -34,8 +36,38 @@ fn bench(phantoms: &Phantoms, more: &[&str]) -> Answer {
         "--insertions",
         "1",
     ]);
-    command.args(["--repeats", "2", "--weights"]).arg(phantoms.at("demo.safetensors"));
-    Answer::of(command.args(more).output().unwrap())
+    command
+        .args(["--repeats", repeats, "--weights"])
+        .arg(phantoms.at("demo.safetensors"));
+    command.args(more);
+    command
+}
+
+fn bench(phantoms: &Phantoms, more: &[&str]) -> Answer {
+    Answer::of(command(phantoms, "2", more).output().unwrap())
+}
+
+#[test]
+fn a_measurement_that_is_stopped_takes_its_folder_along() {
+    let phantoms = Phantoms::new(1, 1, [6, 64, 64]);
+    let folder = phantoms.at("temporary");
+    fs::create_dir(&folder).unwrap();
+    let entries = || fs::read_dir(&folder).unwrap().count();
+    // So many that it would take hours.
+    let mut child = command(&phantoms, "100000", &[])
+        .env("TMPDIR", &folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while entries() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it had a folder");
+        sleep(Duration::from_millis(10));
+    }
+    let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert_eq!(entries(), 0);
 }
 
 #[test]
