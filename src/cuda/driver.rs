@@ -55,6 +55,8 @@ pub struct Memory {
     pub free: usize,
     /// What this process has of it at most: context, modules, allocations. Other processes have the rest.
     pub own: usize,
+    /// Whether it is the host's memory too, as where CPU and GPU are one chip.
+    pub is_hosts: bool,
 }
 
 /// The arguments of a kernel in their order, by value.

@@ -271,6 +271,7 @@ impl Driver for Emulator {
             total: ADDRESSES,
             free: ADDRESSES - own,
             own,
+            is_hosts: false,
         })
     }
 

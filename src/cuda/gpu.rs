@@ -146,6 +146,7 @@ impl Driver for Gpu {
             total,
             free,
             own: self.context_bytes + modules + allocated,
+            is_hosts: self.context.info.has_hosts_memory,
         })
     }
 

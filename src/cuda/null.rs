@@ -112,6 +112,7 @@ impl Driver for NullDriver {
             total: self.card.memory,
             free: self.card.memory - own,
             own,
+            is_hosts: false,
         })
     }
 

@@ -4,7 +4,7 @@ use super::{Cuda, Device};
 use crate::cuda::arena::Arena;
 use crate::cuda::cache::KernelCache;
 pub use crate::cuda::card::Card;
-use crate::cuda::driver::Driver;
+use crate::cuda::driver::{Driver, Memory};
 #[cfg(feature = "emu")]
 use crate::cuda::emulator::{Emulator, Schedule};
 pub use crate::cuda::gpu::GpuInfo;
@@ -180,12 +180,17 @@ impl Opening {
     /// A budget that leaves no room; memory that is not there.
     pub fn on(&self, driver: Arc<dyn Driver>) -> Result<Device> {
         let memory = driver.memory()?;
-        let asked = self.memory.unwrap_or(memory.own + memory.free);
+        let asked = self.memory.unwrap_or(memory.own + to_be_taken(&memory));
         let arena = arena_bytes(asked, memory.own, memory.free)?;
         let arena = Arena::new(driver.clone(), arena)?;
         let runtime = Runtime::new(driver);
         Device::on_cuda(Cuda { runtime, arena }, self.threads)
     }
+}
+
+/// What is taken of a device without being told how much: all that is free, but where it is the host's memory half of that, for volumes and for everybody else.
+fn to_be_taken(memory: &Memory) -> usize {
+    if memory.is_hosts { memory.free / 2 } else { memory.free }
 }
 
 /// Bytes for the arena: the budget less what the process has already and what kernels will take, and no more than is free.
@@ -226,6 +231,17 @@ mod tests {
         assert_eq!(parse("0,cuda:2").unwrap(), [Choice::Cuda(0), Choice::Cuda(2)]);
         assert!(parse("1,cuda:1").unwrap_err().to_string().contains("named twice"));
         assert!(parse("0,").unwrap_err().to_string().contains("auto, cpu and cuda[:N]"));
+    }
+
+    #[test]
+    fn of_the_hosts_own_memory_half_of_what_is_free_is_taken() {
+        let memory = |is_hosts| Memory {
+            total: 128,
+            free: 100,
+            own: 8,
+            is_hosts,
+        };
+        assert_eq!([false, true].map(|is_hosts| to_be_taken(&memory(is_hosts))), [100, 50]);
     }
 
     #[test]

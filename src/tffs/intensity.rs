@@ -9,6 +9,7 @@
 //! Arithmetic is f64 on voxels that come as f32, as numpy's on a float64 array, and the result is rounded to f32 once.
 
 use anyhow::{Result, ensure};
+use rayon::prelude::*;
 
 use crate::bad_input;
 use crate::ops::normalise::{Map, mapped};
@@ -42,26 +43,22 @@ pub struct Intensity {
 }
 
 /// Reads one slice `[H, W]`, by its number, into the buffer.
-pub type ReadSlice<'a> = dyn FnMut(usize, &mut [f32]) -> Result<()> + 'a;
+pub type ReadSlice<'a> = dyn Fn(usize, &mut [f32]) -> Result<()> + Sync + 'a;
 
 impl Intensity {
-    /// Measures a volume of `dims` [z, y, x], reading its slices in order, twice when there is no window.
+    /// Measures a volume of `dims` [z, y, x] on all threads, reading its slices twice when there is no window.
     ///
     /// # Errors
     /// Whatever `read` fails with; a voxel that is NaN or infinite (the first is named); a window that is not finite or not wider than 0.
-    pub fn measure(dims: [usize; 3], window: Option<Window>, read: &mut ReadSlice) -> Result<Self> {
+    pub fn measure(dims: [usize; 3], window: Option<Window>, read: &ReadSlice) -> Result<Self> {
         let area = dims[1]
             .checked_mul(dims[2])
             .and_then(|area| area.checked_mul(dims[0]).map(|_| area));
         let Some(area) = area else {
             bad_input!("a volume of {dims:?} voxels (z, y, x) is too large to address")
         };
-        let mut slice = vec![0.0; area];
-        let mut seen = Seen::new();
-        for z in 0..dims[0] {
-            read(z, &mut slice)?;
-            seen.add(&slice, z, dims[2])?;
-        }
+        let parts = parts(dims[0], area, read, Seen::new, |seen, slice, z| seen.add(slice, z, dims[2]))?;
+        let seen = parts.into_iter().fold(Seen::new(), Seen::and);
         let (lower, upper) = match window {
             Some(Window { level, width }) => {
                 if !level.is_finite() || !width.is_finite() || width <= 0.0 {
@@ -70,7 +67,7 @@ impl Intensity {
                 (level - width / 2.0, level + width / 2.0)
             }
             None => seen
-                .percentiles(&[0.5, 99.5], dims[0], &mut slice, read)?
+                .percentiles(&[0.5, 99.5], dims[0], area, read)?
                 .map_or((0.0, 0.0), |p| (p[0], p[1])),
         };
         let (min, max) = if seen.voxels > 0 { (seen.min, seen.max) } else { (0.0, 0.0) };
@@ -170,8 +167,20 @@ impl Seen {
         Ok(())
     }
 
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+            negative: self.negative + other.negative,
+            voxels: self.voxels + other.voxels,
+            positive: self.positive + other.positive,
+            coarse: sums(self.coarse, other.coarse),
+        }
+    }
+
     /// Percentiles of the voxels above zero as numpy's `percentile` (method "linear"); `None` if there are none.
-    fn percentiles(&self, percents: &[f64], depth: usize, slice: &mut [f32], read: &mut ReadSlice) -> Result<Option<Vec<f64>>> {
+    fn percentiles(&self, percents: &[f64], depth: usize, area: usize, read: &ReadSlice) -> Result<Option<Vec<f64>>> {
         if self.positive == 0 {
             return Ok(None);
         }
@@ -181,7 +190,7 @@ impl Seen {
             .iter()
             .flat_map(|place| [*place as u64, (*place as u64 + 1).min(last)])
             .collect();
-        let values = self.order_statistics(&ranks, depth, slice, read)?;
+        let values = self.order_statistics(&ranks, depth, area, read)?;
         let between = |(place, pair): (&f64, &[f32])| {
             let (a, b) = (f64::from(pair[0]), f64::from(pair[1]));
             let t = place - place.floor();
@@ -192,27 +201,30 @@ impl Seen {
     }
 
     /// The values of these ranks (from 0) among the voxels above zero.
-    fn order_statistics(&self, ranks: &[u64], depth: usize, slice: &mut [f32], read: &mut ReadSlice) -> Result<Vec<f32>> {
+    fn order_statistics(&self, ranks: &[u64], depth: usize, area: usize, read: &ReadSlice) -> Result<Vec<f32>> {
         let bins: Vec<(usize, u64)> = ranks.iter().map(|&rank| find_rank(&self.coarse, rank)).collect();
         let mut slot_of_bin = vec![u8::MAX; self.coarse.len()];
-        let mut fine: Vec<Vec<u64>> = Vec::new();
+        let mut slots = 0;
         for &(bin, _) in &bins {
             if slot_of_bin[bin] == u8::MAX {
-                slot_of_bin[bin] = fine.len() as u8;
-                fine.push(vec![0; 1 << 16]);
+                slot_of_bin[bin] = slots;
+                slots += 1;
             }
         }
-        for z in 0..depth {
-            read(z, slice)?;
+        // [slots, 2^16] voxels of each of these bins by their lower 16 bits.
+        let none = || vec![0_u64; usize::from(slots) << 16];
+        let add = |fine: &mut Vec<u64>, slice: &[f32], _| {
             for bits in slice.iter().filter(|v| **v > 0.0).map(|v| v.to_bits()) {
                 let slot = slot_of_bin[(bits >> 16) as usize & (self.coarse.len() - 1)];
                 if slot != u8::MAX {
-                    fine[usize::from(slot)][(bits & 0xFFFF) as usize] += 1;
+                    fine[usize::from(slot) << 16 | (bits & 0xFFFF) as usize] += 1;
                 }
             }
-        }
+            Ok(())
+        };
+        let fine = parts(depth, area, read, none, add)?.into_iter().fold(none(), sums);
         let value = |&(bin, rank): &(usize, u64)| {
-            let counts = &fine[usize::from(slot_of_bin[bin])];
+            let counts = &fine[usize::from(slot_of_bin[bin]) << 16..][..1 << 16];
             ensure!(
                 counts.iter().sum::<u64>() == self.coarse[bin],
                 "the volume changed while it was read twice"
@@ -221,6 +233,32 @@ impl Seen {
         };
         bins.iter().map(value).collect()
     }
+}
+
+/// Adds up the slices of a volume, a run of neighbours on each thread. Of several complaints it is the one of the first slice that is made.
+fn parts<T: Send>(
+    depth: usize,
+    area: usize,
+    read: &ReadSlice,
+    none: impl Fn() -> T + Sync,
+    add: impl Fn(&mut T, &[f32], usize) -> Result<()> + Sync,
+) -> Result<Vec<T>> {
+    let each = depth.div_ceil(rayon::current_num_threads()).max(1);
+    let part = |first: usize| {
+        let (mut sum, mut slice) = (none(), vec![0.0; area]);
+        for z in first..depth.min(first + each) {
+            read(z, &mut slice)?;
+            add(&mut sum, &slice, z)?;
+        }
+        Ok(sum)
+    };
+    let parts: Vec<Result<T>> = (0..depth).into_par_iter().step_by(each).map(part).collect();
+    parts.into_iter().collect()
+}
+
+fn sums(mut some: Vec<u64>, others: Vec<u64>) -> Vec<u64> {
+    some.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
+    some
 }
 
 /// The bin that holds this rank, and the rank within it.
@@ -240,7 +278,7 @@ mod tests {
 
     fn measure(volume: &[f32], dims: [usize; 3], window: Option<Window>) -> Result<Intensity> {
         let area = dims[1] * dims[2];
-        Intensity::measure(dims, window, &mut |z, slice| {
+        Intensity::measure(dims, window, &|z, slice| {
             slice.copy_from_slice(&volume[z * area..][..area]);
             Ok(())
         })
@@ -299,11 +337,11 @@ mod tests {
         let mut seen = Seen::new();
         seen.add(&volume, 0, 700).unwrap();
         let ranks = [0, 1, 2, 349, 350, 351, 698, 699];
-        let mut read = |_: usize, slice: &mut [f32]| {
+        let read = |_: usize, slice: &mut [f32]| {
             slice.copy_from_slice(&volume);
             Ok(())
         };
-        let values = seen.order_statistics(&ranks, 1, &mut [0.0; 700], &mut read).unwrap();
+        let values = seen.order_statistics(&ranks, 1, 700, &read).unwrap();
         assert_eq!(values, ranks.map(|rank| sorted[rank as usize]));
     }
 
@@ -347,6 +385,26 @@ mod tests {
         let error = measure(&volume, [2, 3, 4], None).unwrap_err();
         assert!(crate::error::is_input_error(&error));
         assert!(error.to_string().contains("voxel x 2, y 1, z 1 is -inf"), "{error}");
+    }
+
+    #[test]
+    fn threads_change_nothing_neither_numbers_nor_complaints() {
+        let dims = [7, 6, 5];
+        let (volume, mut broken) = (volume(210, 300, 7.0), volume(210, 300, 7.0));
+        broken[4 * 30 + 8] = f32::NAN;
+        broken[5 * 30] = f32::INFINITY;
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let complaint = measure(&broken, dims, None).unwrap_err().to_string();
+                (measure(&volume, dims, None).unwrap(), complaint)
+            })
+        };
+        let one = on(1);
+        assert!(one.1.contains("voxel x 3, y 1, z 4 is NaN"), "{}", one.1);
+        for threads in [2, 3, 7, 9] {
+            assert_eq!(on(threads), one, "{threads} threads");
+        }
     }
 
     #[test]

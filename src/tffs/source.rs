@@ -29,7 +29,7 @@ impl Image {
     /// NaN or infinite voxels, a window without width; the file is named.
     pub fn new(volume: Arc<Volume>, axes: AxisMap, window: Option<Window>) -> Result<Self> {
         let dims = axes.permute(volume.dims());
-        let intensity = Intensity::measure(dims, window, &mut |z, out| volume.slice_into(&axes, z, out)).with_context(|| {
+        let intensity = Intensity::measure(dims, window, &|z, out| volume.slice_into(&axes, z, out)).with_context(|| {
             format!(
                 "{}: unusable intensities; repair the volume or leave it out",
                 volume.path().display()

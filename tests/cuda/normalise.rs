@@ -134,7 +134,7 @@ fn check_case(
         Ok(())
     };
     let window = window.map(|(level, width)| Window { level, width });
-    let mut intensity = Intensity::measure([SLICES, height, width], window, &mut { read })?;
+    let mut intensity = Intensity::measure([SLICES, height, width], window, &read)?;
     intensity.keep_zeros |= keep_zeros;
     let map = intensity.map(scale);
     let (cpu, width_of) = (Device::cpu(1)?, voxel.bytes());
@@ -169,7 +169,7 @@ fn batches_are_the_same_on_the_device_however_they_are_cut() {
     for case in cases().into_iter().filter(|case| !in_network(case.name)) {
         let (bytes, numbers) = stored_voxels(case.voxel, 3, case.items * case.input.0 * case.input.1);
         let dims = [1, 1, numbers.len()];
-        let read = &mut |_, out: &mut [f32]| {
+        let read = &|_, out: &mut [f32]| {
             out.iter_mut().zip(&numbers).for_each(|(out, number)| *out = *number as f32);
             Ok(())
         };

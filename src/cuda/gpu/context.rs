@@ -108,6 +108,8 @@ pub struct GpuInfo {
     pub memory: usize,
     /// Whether it reads the host's memory through the host's own page tables, so that copies from there need not be staged.
     pub reads_host_memory: bool,
+    /// Whether its memory is the host's.
+    pub has_hosts_memory: bool,
     /// Of a launch.
     pub limits: Limits,
 }
@@ -161,6 +163,7 @@ fn info(number: u32, device: sys::CUdevice) -> Result<GpuInfo> {
     Ok(GpuInfo {
         number,
         reads_host_memory,
+        has_hosts_memory: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED)? != 0,
         name: CStr::from_bytes_until_nul(&name)
             .map(CStr::to_string_lossy)
             .unwrap_or_default()
@@ -379,6 +382,7 @@ mod tests {
             architecture: "sm_75".into(),
             memory: 16 << 30,
             reads_host_memory: false,
+            has_hosts_memory: false,
             limits: Limits {
                 threads: 1024,
                 shared_bytes: 64 << 10,
