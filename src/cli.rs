@@ -164,7 +164,7 @@ pub struct PseudoLabelArgs {
         help_heading = "Machine"
     )]
     pub devices: Vec<String>,
-    /// Memory of each device that this process may use, such as 10GiB (default: what is free)
+    /// Memory of each device that this process may use, such as 10GiB (default: all that is free)
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<String>,
     /// Folder where compiled CUDA kernels are kept (default: the user's cache folder)
@@ -247,7 +247,7 @@ pub struct BenchArgs {
     /// Device to work on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
     pub device: String,
-    /// Device memory this process may use, such as 10GiB (default: what is free)
+    /// Device memory this process may use, such as 10GiB (default: all that is free)
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<String>,
     /// Multiprocessors of the GPU to work with, to imitate a smaller one (default: all)

@@ -73,7 +73,7 @@ pub struct RunArgs {
     /// Device of the pseudo-labels: auto, cpu, cuda or cuda:N; training is on the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Machine")]
     pub device: String,
-    /// Memory of the device that this process may use, such as 10GiB (default: what is free)
+    /// Memory of the device that this process may use, such as 10GiB (default: all that is free)
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<String>,
     /// Show the steps, with memory and time as far as can be said, and do nothing (default: off)

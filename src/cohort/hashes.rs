@@ -1,6 +1,7 @@
 //! Hashes of input files, taken once: a file whose path, size and time of change are those of an earlier hash is not read again.
 
 use crate::sha256;
+use crate::volume::files_of;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -36,12 +37,9 @@ impl FileHashes {
     /// The hash of a file; of `.hdr`, together with the `.img` beside it.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When the file cannot be read, or is half of a pair.
     pub fn of(&mut self, path: &Path) -> Result<HashedFile> {
-        let halves: Vec<PathBuf> = match path.extension().is_some_and(|ending| ending == "hdr") {
-            true => vec![path.to_path_buf(), path.with_extension("img")],
-            false => vec![path.to_path_buf()],
-        };
+        let halves = files_of(path)?;
         let (mut bytes, mut modified_ns) = (0_u64, 0_u64);
         for half in &halves {
             let metadata = fs::metadata(half).with_context(|| format!("cannot read {}", half.display()))?;

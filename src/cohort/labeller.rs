@@ -3,6 +3,7 @@
 mod engine;
 mod open;
 mod results;
+mod supports;
 
 pub use engine::Engine;
 pub use results::Unwritten;
@@ -19,8 +20,8 @@ use crate::tffs::ensemble::{self, Ensemble, Labelling};
 use crate::tffs::places::insertion_places;
 use crate::tffs::plan::Plan;
 use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
-use crate::tffs::source::{Image, Labelled, Labels};
-use crate::tffs::support::{Building, Counts, Support};
+use crate::tffs::source::{Image, Labels};
+use crate::tffs::support::Counts;
 use crate::volume::AxisMap;
 use anyhow::Result;
 use engine::Built;
@@ -346,37 +347,6 @@ impl Labeller {
         Query::encode(net, |count| slices.next(count), encoding, hooks)
     }
 
-    /// A labelled volume's memory, class by class.
-    fn build_support(
-        &self,
-        case: &LabelledCase,
-        checked: &Checked,
-        axes: AxisMap,
-        key: &SupportKey,
-        plan: &Plan,
-        stop: &Stop,
-    ) -> Result<Built> {
-        let labelled = Labelled {
-            case: case.name.clone(),
-            image: Image::new(Arc::clone(&checked.image), axes, open::window(&self.settings))?,
-            labels: Labels {
-                volume: Arc::clone(&checked.labels),
-                axes,
-            },
-        };
-        let building = Building {
-            reach: key.reach,
-            fill_holes: self.settings.fill_holes,
-            spilled: plan.spilled_supports,
-            batch: plan.support_batch(),
-        };
-        let supports = Support::build(self.network()?, &labelled, &key.classes, key.plane, building, stop)?;
-        Ok(Built {
-            supports,
-            spilled: plan.spilled_supports,
-        })
-    }
-
     /// Builds the supports that are missing, then runs every class.
     fn run(
         &mut self,
@@ -387,21 +357,7 @@ impl Labeller {
         (keep_probabilities, memory): (bool, &Plan),
         hooks: &mut Hooks<'_>,
     ) -> Result<Labelling> {
-        hooks.progress.stage("supports", uses.len() as u64);
-        for (used, case) in uses
-            .iter()
-            .filter_map(|used| Some((used, labelled.iter().find(|case| case.name == used.case)?)))
-        {
-            hooks.stop.check()?;
-            if !self.supports.contains_key(&used.key) {
-                let checked = self.checked(case)?;
-                let axes = self.view(&opened.image, &checked)?;
-                let stop = hooks.stop;
-                let built = hooks.timed("supports", || self.build_support(case, &checked, axes, &used.key, memory, stop))?;
-                self.supports.insert(used.key.clone(), built);
-            }
-            hooks.progress.advance(1);
-        }
+        self.build_missing(opened, uses, labelled, memory, hooks)?;
         let plan = |(index, &class): (usize, &u8)| {
             let supports = uses
                 .iter()

@@ -1,6 +1,7 @@
 //! How cases lie in a folder: nnU-Net's raw layout, `images/` beside `labels/`, or a flat folder of images.
 
 use crate::bad_input;
+use crate::volume::files_of;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fs;
@@ -145,6 +146,10 @@ fn add_cases(all: &mut Folder, images: &Path, labels: &BTreeMap<String, PathBuf>
             None => (stem.as_str(), 0),
         };
         let label = labels.get(name).cloned();
+        if let Some(label) = &label {
+            // Every case depends on labelled ones, so that half a pair is told before any work.
+            [&image, label].into_iter().try_for_each(|file| files_of(file).map(drop))?;
+        }
         used.extend(label.is_some().then(|| name.to_string()));
         if number == channel.unwrap_or(0) {
             check_name(name, &image)?;

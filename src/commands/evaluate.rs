@@ -12,7 +12,8 @@ use crate::metrics::measures::Preset;
 use crate::stop::Stop;
 use crate::{bad_input, messages, note};
 use anyhow::Result;
-use std::path::PathBuf;
+use std::io;
+use std::path::{self, PathBuf};
 
 pub(super) fn run(args: &EvaluateArgs) -> Result<Exit> {
     check_outputs(args)?;
@@ -54,7 +55,8 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
 
 /// Refuses to write two of the tables to one file, before any work.
 fn check_outputs(args: &EvaluateArgs) -> Result<()> {
-    let given: Vec<&PathBuf> = [&args.json, &args.csv, &args.summary].into_iter().flatten().collect();
+    let given = [&args.json, &args.csv, &args.summary].into_iter().flatten().map(path::absolute);
+    let given = given.collect::<io::Result<Vec<PathBuf>>>()?;
     for (number, path) in given.iter().enumerate() {
         if given[..number].contains(path) {
             bad_input!(

@@ -90,7 +90,7 @@ pub struct Opening {
     pub choice: Choice,
     /// Threads of the CPU; 0 means as many as the process may use.
     pub threads: usize,
-    /// Bytes of device memory that the process may use, context and kernels included; none means what is free.
+    /// Bytes of device memory that the process may use, context and kernels included; none means all that is free, half of it where it is the host's memory.
     pub memory: Option<usize>,
     /// Where compiled kernels are kept; none means the user's cache folder.
     pub kernel_cache: Option<PathBuf>,

@@ -194,17 +194,18 @@ pub struct Bringing {
 impl Bringing {
     /// For slices of `plane` = (H, W) and a network of `size` S.
     pub fn of((height, width): (usize, usize), size: usize) -> Self {
-        // Cubic weights reach two pixels to either side, and as many times further as an axis shrinks. The map has a buffer of its own, of 256 bytes.
-        let words = |input: usize| {
+        // Cubic weights reach two pixels to either side, and as many times further as an axis shrinks.
+        let table = |input: usize| {
             if input == size {
                 0
             } else {
-                size * (3 + (4 * input).div_ceil(size.max(1)).max(4))
+                4 * size * (3 + (4 * input).div_ceil(size.max(1)).max(4))
             }
         };
+        let buffer = |bytes: usize| bytes.next_multiple_of(256);
         Self {
-            slice: height * width * Voxel::F32.bytes() + height * size + 2 * size * size,
-            tables: 256 + 4 * (words(height) + words(width)),
+            slice: buffer(height * width * Voxel::F32.bytes()) + buffer(height * size) + buffer(2 * size * size),
+            tables: buffer(Map::BYTES) + buffer(table(height)) + buffer(table(width)),
         }
     }
 

@@ -19,7 +19,7 @@ pub use config::Config;
 use crate::device::Device;
 use crate::ops::resize::ResizePlan;
 use crate::weights::{Checkpoint, StrictLoader};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use encoder::ImageEncoder;
 use load::Loader;
 use mask_decoder::MaskDecoder;
@@ -78,8 +78,7 @@ impl Sam2 {
                 .sum(),
             device: device.clone(),
         };
-        at.finish()
-            .context("not the weights of this configuration (--config FILE gives another)")?;
+        at.finish()?;
         Ok(network)
     }
 

@@ -107,14 +107,14 @@ impl Carrier {
             bytes,
             "values for a tensor of {shape:?}"
         );
-        Ok(self.start(&parts, cuda)?.map(|(transfer, buffer)| Sent {
+        Ok(self.start(&parts, cuda)?.map(|(buffer, transfer)| Sent {
             transfer,
             tensor: Tensor::with(Storage::Cuda(buffer, Dtype::Bf16), device, shape),
         }))
     }
 
-    /// Starts to bring parts of equal length.
-    fn start(&self, parts: &[&[u8]], cuda: &Cuda) -> Result<Option<(Transfer, Buffer)>> {
+    /// Starts to bring parts of equal length. The transfer comes last, so that it is waited for before the memory is given back.
+    fn start(&self, parts: &[&[u8]], cuda: &Cuda) -> Result<Option<(Buffer, Transfer)>> {
         let each = parts.first().map_or(0, |part| part.len());
         assert!(parts.iter().all(|part| part.len() == each), "parts of different lengths");
         let bytes = each * parts.len();
@@ -122,16 +122,17 @@ impl Carrier {
         let pinned = before
             .filter(|pinned| pinned.len() >= bytes)
             .or_else(|| cuda.runtime.driver().pinned(bytes).ok());
-        // The buffer stays over work that takes and gives back much: at the end, where it is in nobody's way.
+        // A buffer may stay over work that takes and gives back much: at the end, where it is in nobody's way.
         let (Some(mut pinned), Ok(buffer)) = (pinned, cuda.arena.buffer_at_the_end(bytes)) else {
             return Ok(None);
         };
         let to = pinned[..bytes].par_chunks_exact_mut(each.max(1));
         to.zip(parts).for_each(|(to, part)| to.copy_from_slice(part));
-        Ok(Some((buffer.upload(pinned, bytes)?, buffer)))
+        let transfer = buffer.upload(pinned, bytes)?;
+        Ok(Some((buffer, transfer)))
     }
 
-    /// The same, which stays.
+    /// The tensor of a [`Carrier::send`], for good.
     ///
     /// # Errors
     /// Of the driver.
@@ -148,7 +149,7 @@ impl Carrier {
     /// When the device's budget has no room for it; of the driver.
     pub fn bring(&self, parts: &[&[u8]], cuda: &Cuda) -> Result<Buffer> {
         match self.start(parts, cuda)? {
-            Some((mut transfer, buffer)) => {
+            Some((buffer, mut transfer)) => {
                 transfer.join()?;
                 self.last.replace(Some(transfer));
                 Ok(buffer)

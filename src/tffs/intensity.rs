@@ -46,7 +46,7 @@ pub struct Intensity {
 pub type ReadSlice<'a> = dyn Fn(usize, &mut [f32]) -> Result<()> + Sync + 'a;
 
 impl Intensity {
-    /// Measures a volume of `dims` [z, y, x] on all threads, reading its slices twice when there is no window.
+    /// Measures a volume of `dims` [z, y, x] on the threads of the pool that this is called in, reading its slices twice when there is no window.
     ///
     /// # Errors
     /// Whatever `read` fails with; a voxel that is NaN or infinite (the first is named); a window that is not finite or not wider than 0.
@@ -235,7 +235,8 @@ impl Seen {
     }
 }
 
-/// Adds up the slices of a volume, a run of neighbours on each thread. Of several complaints it is the one of the first slice that is made.
+/// Adds up the slices of a volume, a run of neighbours on each thread of the pool that this is called in; outside of one, on this thread alone. Of several
+/// complaints it is the one of the first slice that is made.
 fn parts<T: Send>(
     depth: usize,
     area: usize,
@@ -243,7 +244,8 @@ fn parts<T: Send>(
     none: impl Fn() -> T + Sync,
     add: impl Fn(&mut T, &[f32], usize) -> Result<()> + Sync,
 ) -> Result<Vec<T>> {
-    let each = depth.div_ceil(rayon::current_num_threads()).max(1);
+    let threads = rayon::current_thread_index().map_or(1, |_| rayon::current_num_threads());
+    let each = depth.div_ceil(threads).max(1);
     let part = |first: usize| {
         let (mut sum, mut slice) = (none(), vec![0.0; area]);
         for z in first..depth.min(first + each) {
@@ -252,6 +254,9 @@ fn parts<T: Send>(
         }
         Ok(sum)
     };
+    if each >= depth {
+        return Ok(vec![part(0)?]);
+    }
     let parts: Vec<Result<T>> = (0..depth).into_par_iter().step_by(each).map(part).collect();
     parts.into_iter().collect()
 }
@@ -405,6 +410,7 @@ mod tests {
         for threads in [2, 3, 7, 9] {
             assert_eq!(on(threads), one, "{threads} threads");
         }
+        assert_eq!(measure(&volume, dims, None).unwrap(), one.0, "outside of a pool");
     }
 
     #[test]

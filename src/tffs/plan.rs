@@ -140,11 +140,12 @@ impl Plan {
         }
         let parts = smallest.map(|plan| plan.bytes).unwrap_or_default();
         bad_input!(
-            "{slices} slices of {rows} x {columns} need {} of device memory at least (network {}, supports {}, lanes {}, maps {}, working {}), and {} are to be had; \
+            "{slices} slices of {rows} x {columns} need {} of device memory at least (network {}, supports {}, then encoding {} or lanes {}, maps {}, working {}), and {} are to be had; \
              raise --memory, use a larger device, or --device cpu",
             mib(parts.total()),
             mib(parts.network),
             mib(parts.supports + parts.query),
+            mib(parts.encoding),
             mib(parts.lanes),
             mib(parts.maps),
             mib(parts.working),

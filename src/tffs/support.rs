@@ -83,26 +83,34 @@ pub struct Building {
     pub batch: usize,
 }
 
+/// A labelled volume as supports are built from it: what is done before the network is needed.
+pub struct Prepared {
+    labelled: Labelled,
+    /// Of each class, for each slice.
+    prompts: Vec<Vec<Option<Vec<u8>>>>,
+}
+
+impl Prepared {
+    /// For queries of `plane` = (H, W) and a network of `size` S.
+    ///
+    /// # Errors
+    /// Labels that are none.
+    pub fn new(labelled: Labelled, classes: &[u8], plane: (usize, usize), size: usize) -> Result<Self> {
+        let prompts = classes.iter().map(|&class| labelled.labels.prompts(class, plane, size));
+        let prompts = prompts.collect::<Result<_>>()?;
+        Ok(Self { labelled, prompts })
+    }
+}
+
 impl Support {
-    /// Builds the supports of several classes of one labelled volume, each slice encoded once and read ahead. A class without any labelled slice gives `None`.
+    /// Builds the supports of all classes of a labelled volume, each slice encoded once and read ahead. A class without any labelled slice gives `None`.
     ///
     /// # Errors
     /// Unreadable slices; [`Stopped`](crate::stop::Stopped), looked for before every slice; those of a CUDA device.
-    pub fn build(
-        net: &Sam2,
-        labelled: &Labelled,
-        classes: &[u8],
-        plane: (usize, usize),
-        building: Building,
-        stop: &Stop,
-    ) -> Result<Vec<Option<Self>>> {
-        let size = net.config.image_size;
-        let prompts = classes
-            .iter()
-            .map(|&class| labelled.labels.prompts(class, plane, size))
-            .collect::<Result<Vec<_>>>()?;
-        Self::build_from(net, &prompts, building, |wanted| {
-            let mut slices = labelled.image.slices(wanted, 2 * building.batch, (net.device(), size), stop)?;
+    pub fn build(net: &Sam2, prepared: &Prepared, building: Building, stop: &Stop) -> Result<Vec<Option<Self>>> {
+        let (image, on) = (&prepared.labelled.image, (net.device(), net.config.image_size));
+        Self::build_from(net, &prepared.prompts, building, |wanted| {
+            let mut slices = image.slices(wanted, 2 * building.batch, on, stop)?;
             Ok(move |count| slices.next(count))
         })
     }

@@ -27,8 +27,8 @@ pub enum Form {
 /// How the segmentations of all folds together are postprocessed, in a model's folder.
 pub const POSTPROCESSING: &str = "postprocessing.json";
 
-/// Writes the folds of these names, or all, of the model in `folder` to `out`, and returns the paths of what was written: checkpoints, and with all folds
-/// `postprocessing.json`, if there is one. Every tensor is checked against the plans first.
+/// Writes the folds of these names, or all, of the model in `folder` to `out`, and returns the paths of what was written: checkpoints, and, where
+/// no fold is named, `postprocessing.json`, if there is one. Every tensor is checked against the plans first.
 ///
 /// # Errors
 /// As for opening a model; the same folder twice; a folder that cannot be written or holds another model's plans.
@@ -60,6 +60,7 @@ pub fn transfer(folder: &Path, folds: &[String], out: &Path, form: Form) -> Resu
         });
     }
     let postprocessing = folder.join(POSTPROCESSING);
+    // It is of all folds' segmentations together.
     if folds.is_empty() && postprocessing.is_file() {
         let bytes = fs::read(&postprocessing).with_context(|| format!("{}: cannot be read", postprocessing.display()))?;
         written.push(out.join(POSTPROCESSING));

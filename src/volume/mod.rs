@@ -15,7 +15,6 @@ mod storage;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +23,7 @@ pub use datatype::Datatype;
 use datatype::{Row, decode_row};
 pub use geometry::{Affine, AffineSource, Geometry};
 pub use header::{Header, Version};
+pub use open::files_of;
 pub use orientation::{AxisMap, Orientation};
 pub use read_ahead::ReadAhead;
 pub use storage::ReadOptions;
@@ -283,20 +283,6 @@ impl Volume {
             }
         }
         Ok(range)
-    }
-
-    /// The slices `indices` of the view, each [rows, columns], decoded on a background thread; at most `depth` wait.
-    ///
-    /// # Errors
-    /// The operating system gives no thread.
-    pub fn slices(self: &Arc<Self>, axes: AxisMap, indices: Vec<usize>, depth: usize) -> Result<ReadAhead<Vec<f32>>> {
-        let volume = Arc::clone(self);
-        let [_, rows, columns] = axes.permute(self.dims());
-        ReadAhead::new(indices, depth, move |index| {
-            let mut slice = vec![0.0; rows * columns];
-            volume.slice_into(&axes, index, &mut slice)?;
-            Ok(slice)
-        })
     }
 
     /// Calls `sink(i, stored value)` for voxel `i` of [rows, columns] of a slice.

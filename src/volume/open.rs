@@ -274,6 +274,19 @@ fn gzip_error(error: io::Error, path: &Path) -> anyhow::Error {
     anyhow::Error::new(crate::error::InputError::new(message))
 }
 
+/// The files of a volume: its own, and of a pair both, the header first.
+///
+/// # Errors
+/// Half of a pair.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    let header = header_file(path)?;
+    if strip_ending(&header, ".hdr").is_none() {
+        return Ok(vec![header]);
+    }
+    let image = image_file(&header)?;
+    Ok(vec![header, image])
+}
+
 /// The file with the header: `path` itself, or for an `.img` the `.hdr` beside it.
 fn header_file(path: &Path) -> Result<PathBuf> {
     match strip_ending(path, ".img") {

@@ -124,7 +124,7 @@ impl<'a> StrictLoader<'a> {
         }
         let file = self.checkpoint.path().display();
         bad_input!(
-            "{file}: the weights do not fit the network{text}\nGive the checkpoint that belongs to this network; \
+            "{file}: the weights do not fit the network{text}\nGive the checkpoint that belongs to this network (of SAM 2: or its settings, with --config); \
              `hpc-seg weights inspect {file}` lists what the file holds."
         )
     }

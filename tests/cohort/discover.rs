@@ -202,10 +202,19 @@ fn a_labelled_folder_without_labels_is_told_how_they_should_lie() {
 }
 
 #[test]
-fn half_a_pair_is_a_case_that_fails_by_itself() {
+fn half_a_pair_is_a_case_that_fails_by_itself_unless_it_is_labelled() {
     let (labelled, _) = pair();
     let unlabelled = folder_of(&["u.hdr", "v.nii.gz"]);
     assert_eq!(unlabelled_names(&found(labelled.path(), unlabelled.path())), ["u", "v"]);
+    for files in [["images/a.hdr", "labels/a.nii"], ["images/a.nii", "labels/a.hdr"]] {
+        let text = message(folder_of(&files).path(), unlabelled.path(), 0);
+        assert!(
+            text.contains("a.hdr: its voxels should be in") && text.contains("put both files into one folder"),
+            "{text}"
+        );
+    }
+    let compressed = folder_of(&["images/a.hdr", "images/a.img.gz", "labels/a.nii"]);
+    assert_eq!(labelled_names(&found(compressed.path(), unlabelled.path())), ["a"]);
 }
 
 #[test]

@@ -171,6 +171,19 @@ fn a_mended_case_is_done_by_the_same_command_and_leaves_the_list() {
 }
 
 #[test]
+fn half_a_pair_fails_alone() {
+    let phantoms = Phantoms::small();
+    fs::remove_file(phantoms.query(1)).unwrap();
+    fs::write(phantoms.at("data/imagesTs/phantom_001_0000.hdr"), "half").unwrap();
+    let remedy = "phantom_001_0000.img (or .gz), which does not exist; put both files into one folder";
+    phantoms
+        .label("out", &[])
+        .expect(3, &["phantom_001_0000.hdr: its voxels should be in", remedy, "1 done, 1 failed"]);
+    let list = fs::read_to_string(phantoms.at("out/failed.csv")).unwrap();
+    assert!(list.contains(remedy), "{list}");
+}
+
+#[test]
 fn a_link_to_nothing_fails_alone() {
     let phantoms = Phantoms::small();
     fs::remove_file(phantoms.query(1)).unwrap();

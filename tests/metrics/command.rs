@@ -55,7 +55,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn two_results_do_not_go_to_one_file() {
     let folder = cohort();
-    let output = evaluate(folder.path(), &["--json", "all", "--summary", "own", "--csv", "all"]);
+    let output = evaluate(folder.path(), &["--json", "all", "--summary", "own", "--csv", "./all"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
         text(&output.stderr).contains("all: is named for two results"),

@@ -61,7 +61,7 @@ fn everything_that_does_not_fit_is_said_at_once_with_the_nearest_names() {
   unused (not part of this network) (2):
     extra.weight
     sam_mask_decoder.conv_s0.weight
-Give the checkpoint that belongs to this network; `hpc-seg weights inspect net.safetensors` lists what the file holds.";
+Give the checkpoint that belongs to this network (of SAM 2: or its settings, with --config); `hpc-seg weights inspect net.safetensors` lists what the file holds.";
     assert_eq!(text, expected);
 }
 
