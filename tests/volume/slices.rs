@@ -55,7 +55,7 @@ fn files_of_every_type_byte_order_and_scale_give_the_network_the_same_as_their_n
 
 #[cfg(feature = "emu")]
 #[test]
-fn files_of_every_type_byte_order_and_scale_give_a_device_the_same_as_their_numbers() {
+fn files_of_every_type_byte_order_and_scale_give_the_emulated_device_the_same_as_their_numbers() {
     use hpc_seg::cuda::emulator::Schedule;
     let device = crate::support::emulated::device(Schedule::ALL[0]);
     check_all(&device);
