@@ -169,7 +169,7 @@ fn bad_input_is_exit_code_2_and_one_sentence_with_the_remedy() {
         ),
         (
             &["--memory", "10"],
-            "error: --memory 10: give a size with its unit, such as 10GiB or 4000MiB\n",
+            "error: --memory 10: give a size in GiB or MiB, such as 10GiB or 4000MiB\n",
         ),
         (&["--threads", "0"], "error: --threads 0: at least one thread has to do the work\n"),
         (

@@ -196,13 +196,11 @@ fn no_labels_message(folder: &Path, found: &Folder) -> String {
         );
     }
     let example = found.cases.first().map_or("CASE", |case| case.name.as_str());
-    let mut message =
-        format!("{shown} holds {images} images but no label file that belongs to one of them, such as labelsTr/{example}.nii.gz");
+    let mut message = format!(
+        "{shown} holds {images} images but no label file that belongs to one of them, such as labelsTr/{example}.nii.gz or labels/{example}.nii.gz"
+    );
     if let Some(label) = found.labels_without_image.first() {
-        message += &format!(
-            " or labels/{example}.nii.gz; there is {}, which has no image: name it like its image",
-            label.display()
-        );
+        message += &format!("; there is {}, which has no image: name it like its image", label.display());
     }
     message
 }

@@ -48,6 +48,9 @@ impl Grouping {
     /// When the file cannot be read, a line has other than two fields, or a case has two groups.
     pub fn from_file(path: &Path) -> Result<Self> {
         let shown = path.display();
+        if !path.is_file() {
+            bad_input!("--groups {shown}: there is no such file; give a table of lines CASE,GROUP");
+        }
         let reading = || format!("cannot read the groups in {shown}: every line should be CASE,GROUP");
         let builder = csv::ReaderBuilder::new()
             .has_headers(false)

@@ -44,7 +44,10 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
     if *cases == 0 || labelled > cases {
         bad_input!("--cases {cases} --labelled {labelled}: there must be at least one case, and no more labelled ones than cases");
     }
-    let names: Vec<String> = (request.first..).take(*cases).map(case_name).collect();
+    let Some(end) = request.first.checked_add(*cases) else {
+        bad_input!("--first {}: there are no {cases} numbers from there on", request.first);
+    };
+    let names: Vec<String> = (request.first..end).map(case_name).collect();
     refuse_other_images(out, &names)?;
     progress.stage("making phantoms", *cases as u64);
     for (index, name) in names.iter().enumerate() {

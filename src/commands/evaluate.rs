@@ -10,6 +10,7 @@ use crate::cohort::signals;
 use crate::device::Device;
 use crate::metrics::measures::Preset;
 use crate::stop::Stop;
+use crate::volume::is_volume_name;
 use crate::{bad_input, messages, note};
 use anyhow::Result;
 use std::io;
@@ -53,11 +54,20 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
     })
 }
 
-/// Refuses to write two of the tables to one file, before any work.
+/// Refuses, before any work, tables that would replace a volume or each other, or have no folder.
 fn check_outputs(args: &EvaluateArgs) -> Result<()> {
     let given = [&args.json, &args.csv, &args.summary].into_iter().flatten().map(path::absolute);
     let given = given.collect::<io::Result<Vec<PathBuf>>>()?;
     for (number, path) in given.iter().enumerate() {
+        if is_volume_name(path) {
+            bad_input!(
+                "{}: is a volume's name, which no table should replace; name it .json or .csv",
+                path.display()
+            );
+        }
+        if path.parent().is_some_and(|folder| !folder.is_dir()) {
+            bad_input!("{}: its folder does not exist; make it first", path.display());
+        }
         if given[..number].contains(path) {
             bad_input!(
                 "{}: is named for two results; give each of --json, --csv and --summary a file of its own",

@@ -50,11 +50,20 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     }
 }
 
+/// So many are taken on any machine; beyond eight times its own, more must be a mistake.
+const MOST_THREADS: usize = 256;
+
 /// Checks `--threads`; none means all this process may use.
 fn thread_count(threads: Option<usize>) -> Result<usize> {
     match threads {
         Some(0) => bad_input!("--threads 0: at least one thread has to do the work"),
-        Some(count) => Ok(count),
+        Some(count) => {
+            let most = MOST_THREADS.max(8 * crate::machine::Machine::detect().threads);
+            if count > most {
+                bad_input!("--threads {count}: give {most} at most; more than the machine has gain nothing");
+            }
+            Ok(count)
+        }
         None => Ok(crate::machine::Machine::detect().threads),
     }
 }
@@ -70,11 +79,11 @@ fn byte_count(text: &str) -> Result<usize> {
     let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "gib" | "gb" | "g" => 1_u64 << 30,
         "mib" | "mb" | "m" => 1 << 20,
-        _ => bad_input!("--memory {text}: give a size with its unit, such as 10GiB or 4000MiB"),
+        _ => bad_input!("--memory {text}: give a size in GiB or MiB, such as 10GiB or 4000MiB"),
     };
     match digits.trim().parse::<f64>() {
         Ok(count) if count > 0.0 && count < 1e6 => Ok((count * unit as f64) as usize),
-        _ => bad_input!("--memory {text}: give a size with its unit, such as 10GiB or 4000MiB"),
+        _ => bad_input!("--memory {text}: give a size above 0 and below 1000000, such as 10GiB or 4000MiB"),
     }
 }
 
@@ -96,6 +105,7 @@ mod tests {
     fn no_threads_are_refused() {
         assert!(thread_count(Some(0)).is_err());
         assert_eq!(thread_count(Some(3)).unwrap(), 3);
+        assert!(thread_count(Some(100_000)).unwrap_err().to_string().contains("at most"));
         assert!(thread_count(None).unwrap() >= 1);
     }
 }

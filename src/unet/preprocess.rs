@@ -7,8 +7,9 @@ use super::plan::Plans;
 use super::resample::{Order, new_shape, resample, resample_labels, separate_axis};
 use super::store::{Preprocessed, Properties};
 use crate::bad_input;
+use crate::machine::Machine;
 use crate::volume::Header;
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 const SEED: u32 = 1234;
 /// Of each class so many locations are kept, or this share of all if that is more.
@@ -29,10 +30,15 @@ pub fn preprocess(dataset: &Dataset, plans: &Plans, case: &CaseFiles) -> Result<
     }
     let raw = dataset.load(case)?;
     let header = raw.header.clone();
-    Ok((make_ready(dataset, plans, raw), header))
+    let named = || {
+        case.images
+            .first()
+            .map_or_else(|| case.name.clone(), |path| path.display().to_string())
+    };
+    Ok((make_ready(dataset, plans, raw).with_context(named)?, header))
 }
 
-fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
+fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Result<Preprocessed> {
     let forward = plans.transpose_forward;
     let shape = forward.map(|axis| raw.shape[axis]);
     let image: Vec<Vec<f32>> = raw
@@ -49,6 +55,7 @@ fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
     let configuration = &plans.configuration;
     let spacing = forward.map(|axis| raw.spacing[axis]);
     let new = new_shape(cropped, spacing, configuration.spacing);
+    check_memory(spacing, configuration.spacing, new, image.len())?;
     let separate = separate_axis(spacing, configuration.spacing);
     let unknown = super::fingerprint::Intensities::default();
     let channels: Vec<Vec<f32>> = image
@@ -66,7 +73,7 @@ fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
         resample(&map, cropped, new, separate, Order::Linear).into_owned()
     });
     let label = resample_labels(&label, cropped, new, separate).into_owned();
-    Preprocessed {
+    Ok(Preprocessed {
         locations: if has_label { locations(&label, new, dataset) } else { Vec::new() },
         shape: new,
         image: interleave(channels),
@@ -78,7 +85,24 @@ fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Preprocessed {
             bbox_used_for_cropping: bounds,
             shape_after_cropping_and_before_resampling: cropped,
         },
-    }
+    })
+}
+
+/// Refuses volumes that resampling makes larger than this machine's memory: mostly the spacing is not what it says, as of a file in metres.
+fn check_memory(spacing: [f64; 3], target: [f64; 3], new: [usize; 3], channels: usize) -> Result<()> {
+    // Channels twice, one after the other and beside each other, and labels.
+    let bytes = new.iter().map(|&size| size as f64).product::<f64>() * (8 * channels + 2) as f64;
+    let Some(memory) = Machine::detect().memory_available_bytes.filter(|&memory| bytes > memory as f64) else {
+        return Ok(());
+    };
+    let ([a, b, c], [x, y, z], [n, h, w]) = (spacing, target, new);
+    let gib = f64::from(1 << 30);
+    bad_input!(
+        "at the plan's spacing of {x} x {y} x {z} mm it has {n} x {h} x {w} voxels, for which {:.0} GiB of memory are needed and {:.0} are to be had; \
+         its own spacing is {a} x {b} x {c} mm: check the header's units, or plan another spacing, or leave the case out",
+        bytes / gib,
+        memory as f64 / gib
+    );
 }
 
 /// An array whose axes are those of `volume` in another order.

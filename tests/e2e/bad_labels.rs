@@ -87,6 +87,15 @@ fn one_empty_mask_of_several_is_left_out_and_said() {
 }
 
 #[test]
+fn a_labelled_image_that_shows_nothing_is_said() {
+    let phantoms = Phantoms::new(2, 1, [6, 64, 64]);
+    change_voxels(&phantoms.image(0), |voxels| voxels.fill(0.0));
+    phantoms
+        .label("out", &[])
+        .expect(0, &["imagesTr/phantom_000_0000.nii.gz: the volume is constant after clipping"]);
+}
+
+#[test]
 fn a_bad_labelled_volume_fails_only_the_cases_of_its_group() {
     let phantoms = Phantoms::new(4, 2, [6, 64, 64]);
     fs::write(phantoms.labels(0), b"").unwrap();

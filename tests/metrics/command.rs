@@ -53,7 +53,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn two_results_do_not_go_to_one_file() {
+fn results_replace_neither_each_other_nor_a_volume() {
     let folder = cohort();
     let output = evaluate(folder.path(), &["--json", "all", "--summary", "own", "--csv", "./all"]);
     assert_eq!(output.status.code(), Some(2));
@@ -63,6 +63,16 @@ fn two_results_do_not_go_to_one_file() {
         text(&output.stderr)
     );
     assert!(!folder.path().join("all").exists() && !folder.path().join("own").exists());
+    let before = fs::read(folder.path().join("out/A_1.nii.gz")).unwrap();
+    for (path, complaint) in [
+        ("out/A_1.nii.gz", "is a volume's name"),
+        ("nowhere/x.json", "its folder does not exist"),
+    ] {
+        let output = evaluate(folder.path(), &["--json", path]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(complaint), "{}", text(&output.stderr));
+    }
+    assert_eq!(fs::read(folder.path().join("out/A_1.nii.gz")).unwrap(), before);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `plan` and `preprocess` from the command line: the same bytes however they are run, killed or not, and errors that name the file.
 
-use crate::e2e::{Answer, Phantoms};
+use crate::e2e::{Answer, Phantoms, edit};
 use hpc_seg::unet::plan::Plans;
 use hpc_seg::unet::store::StoredCase;
 use hpc_seg::volume::{Header, Voxels, write};
@@ -95,11 +95,18 @@ fn preprocessing_killed_at_any_moment_ends_with_the_same_files() {
 
 #[test]
 fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
-    let phantoms = data_set(6, [6, 40, 48]);
+    let phantoms = data_set(7, [6, 40, 48]);
     plan(&phantoms, "plans", &[]).expect(0, &[]);
     plan(&phantoms, "new", &["--memory", "10MiB", "--patch", "8,32,32"])
         .expect(2, &["a training step of this plan takes", "smaller --patch"]);
-    // A label that dataset.json does not know, a label on another grid, an image with NaN, two volumes in one file.
+    for coarse in [["--spacing", "500,500,500"], ["--patch", "7,7,7"]] {
+        plan(&phantoms, "new", &coarse).expect(
+            2,
+            &["makes no network of two stages", "choose a finer --spacing or a larger --patch"],
+        );
+    }
+    plan(&phantoms, "new", &["--spacing", "1,500,1"]).expect(2, &["one slice each at the plan's spacing"]);
+    // A label that dataset.json does not know, a label on another grid, an image with NaN, two volumes in one file, an image in metres.
     let voxels = 6 * 40 * 48;
     let header = |case: usize, slices: usize| {
         let affine = crate::e2e::read(&phantoms.image(case)).0.geometry().affine;
@@ -114,6 +121,9 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     write(&phantoms.image(3), &header(3, 6), Voxels::F32(&image), None, &[]).unwrap();
     let two = vec![1f32; 2 * voxels];
     write(&phantoms.image(5), &header(5, 6), Voxels::F32(&two), Some(2), &[]).unwrap();
+    for file in [phantoms.image(6), phantoms.labels(6)] {
+        edit(&file, |bytes| bytes[123] = 1);
+    }
     preprocessed(&phantoms, "out", &[]).expect(
         3,
         &[
@@ -121,7 +131,9 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
             "phantom_002.nii.gz: lies on another grid",
             "phantom_003_0000.nii.gz: voxel (5, 0, 0) is NaN",
             "phantom_005_0000.nii.gz: holds 2 volumes; nnU-Net's layout has a file for each channel",
-            "2 done, 4 failed",
+            "phantom_006_0000.nii.gz: at the plan's spacing of",
+            "mm: check the header's units",
+            "2 done, 5 failed",
         ],
     );
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);

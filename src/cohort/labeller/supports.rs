@@ -10,6 +10,7 @@ use crate::tffs::schedule::Hooks;
 use crate::tffs::source::{Image, Labelled, Labels};
 use crate::tffs::support::{Building, Prepared, Support};
 use crate::volume::AxisMap;
+use crate::warning;
 use anyhow::Result;
 use std::sync::Arc;
 
@@ -22,9 +23,13 @@ struct Missing {
 
 impl Missing {
     fn prepare(&self, settings: &Settings, size: usize) -> Result<Prepared> {
+        let image = Image::new(Arc::clone(&self.checked.image), self.axes, open::window(settings))?;
+        if let Some(text) = image.intensity.warning() {
+            warning!("{}: {text}", image.volume.path().display());
+        }
         let labelled = Labelled {
             case: self.key.case.clone(),
-            image: Image::new(Arc::clone(&self.checked.image), self.axes, open::window(settings))?,
+            image,
             labels: Labels {
                 volume: Arc::clone(&self.checked.labels),
                 axes: self.axes,

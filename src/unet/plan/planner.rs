@@ -98,7 +98,7 @@ impl Measure {
 /// Plans a data set.
 ///
 /// # Errors
-/// Overrides that cannot be met; a data set of two-dimensional images.
+/// Overrides that cannot be met; a data set of two-dimensional images, or of images too small for a network.
 pub fn plan(dataset: &Dataset, fingerprint: &Fingerprint, overrides: &Overrides) -> Result<Plans> {
     let cases = fingerprint.spacings.len();
     let target = overrides.spacing.unwrap_or_else(|| target_spacing(fingerprint));
@@ -106,7 +106,7 @@ pub fn plan(dataset: &Dataset, fingerprint: &Fingerprint, overrides: &Overrides)
     let forwards = |values: [f64; 3]| forward.map(|axis| values[axis]);
     let (spacing, median) = (forwards(target), forwards(median_size(fingerprint, target)));
     if median[0] == 1.0 {
-        bad_input!("the images have one slice each; a 3-D network needs volumes");
+        bad_input!("the images have one slice each at the plan's spacing; a 3-D network needs volumes");
     }
     let measure = Measure {
         spacing,
@@ -122,6 +122,13 @@ pub fn plan(dataset: &Dataset, fingerprint: &Fingerprint, overrides: &Overrides)
         None => fitted,
     };
     let patch = network.topology.patch;
+    if patch.contains(&0) || network.topology.strides.len() < 2 {
+        let ([z, y, x], [n, h, w]) = (patch, median);
+        bad_input!(
+            "a patch of {z} x {y} x {x} voxels (the images have {n} x {h} x {w} in the median, at the plan's spacing) makes no network of two stages, \
+             for which an axis needs 8; choose a finer --spacing or a larger --patch, or larger volumes"
+        );
+    }
     let patch_voxels = patch.iter().product::<usize>() as f64;
     let batch = (reference / network.cost * REFERENCE_BATCH).round_ties_even();
     let batch = batch
