@@ -30,6 +30,9 @@ fn code_of(result: &anyhow::Result<i32>) -> i32 {
         }
         Err(error) => {
             messages::report(error);
+            if let Some(remedy) = error::remedy(error) {
+                note!("{remedy}");
+            }
             if error::is_input_error(error) {
                 EXIT_BAD_INPUT
             } else {
