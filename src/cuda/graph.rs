@@ -1,7 +1,8 @@
 //! Graphs: launches recorded once, with their arguments, and started again by a single call, which spares the cost of each.
 //!
-//! No step of TFFS uses them: it launches about 150 kernels (10 lanes, counted on the null driver) and waits for none, so that the host, at some microseconds
-//! each, is ahead of memory attention alone, which takes 3 ms of such a step (H200). A recorded step would need its buffers at the same addresses every time.
+//! No step of TFFS uses them: it launches about 150 kernels (10 lanes, counted on the null driver), at some microseconds of the host each, and memory attention alone
+//! takes 3 ms of it (H200), so that the host is ahead but for the first few after the one result that it waits for. A recorded step would need its buffers at the
+//! same addresses every time.
 
 use super::driver::{Arguments, DevicePointer, Driver, Shape};
 use anyhow::{Result, ensure};

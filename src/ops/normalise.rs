@@ -140,7 +140,8 @@ impl Batches {
         })
     }
 
-    /// y [N, S, S, 1] of N slices that were [prepared](Normalise::prepare). On a CUDA device the copy runs beside work that was launched before, if there is memory for that.
+    /// y [N, S, S, 1] of N slices that were [prepared](Normalise::prepare). On a CUDA device the copy follows what was launched before, and the host
+    /// goes on, if there is memory for that.
     ///
     /// # Errors
     /// When the device's budget has no room for it; those of the device.
