@@ -35,7 +35,7 @@ use crate::{bad_input, sha256};
 /// How far from a whole number a stored label may lie: scaling by a slope, and interpolation that copied values, leave such dust.
 const LABEL_DUST: f64 = 1e-3;
 
-/// An open volume: one channel of a file. Cheap to share between threads behind an [`Arc`].
+/// An open volume: one channel of a file. Cheap to share between threads behind an [`Arc`](std::sync::Arc).
 #[derive(Debug)]
 pub struct Volume {
     path: PathBuf,
