@@ -19,7 +19,7 @@ pub enum ModelCommand {
 /// Arguments of `model export` and `model import`.
 #[derive(Debug, Args)]
 pub struct ModelTransferArgs {
-    /// Folder with plans.json, dataset.json, fold_X/checkpoint_final.pth or .safetensors
+    /// Folder with plans.json, dataset.json and fold_X/checkpoint_final.pth or .safetensors
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Folder for the model; folds join those of the same model that it holds

@@ -199,7 +199,7 @@ impl Dataset {
         if let Some(first) = alone.first() {
             let (count, ending) = (alone.len(), &self.ending);
             warning!(
-                "{}: {count} label maps have no image, such as {first}{ending}; name them like their images, without the channel",
+                "{}: label maps without an image: {count}, such as {first}{ending}; name them like their images, without the channel",
                 folder.display()
             );
         }

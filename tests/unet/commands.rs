@@ -138,7 +138,7 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     );
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);
     fs::copy(phantoms.labels(4), phantoms.at("data/labelsTr/phantom_4.nii.gz")).unwrap();
-    preprocessed(&phantoms, "out", &[]).expect(3, &["labelsTr: 1 label maps have no image, such as phantom_4.nii.gz"]);
+    preprocessed(&phantoms, "out", &[]).expect(3, &["labelsTr: label maps without an image: 1, such as phantom_4.nii.gz"]);
     fs::remove_file(phantoms.labels(4)).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["phantom_004.nii.gz: is missing"]);
     fs::remove_file(phantoms.at("data/dataset.json")).unwrap();
