@@ -152,6 +152,31 @@ fn wrong_usage_is_exit_code_2_on_stderr() {
 }
 
 #[test]
+fn phantoms_are_not_numbered_beyond_the_last_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let last = usize::MAX.to_string();
+    let output = run(&[
+        "phantom",
+        "--cases",
+        "3",
+        "--labelled",
+        "1",
+        "--first",
+        &last,
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("there are no 3 numbers from there on"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!out.exists());
+}
+
+#[test]
 fn bad_input_is_exit_code_2_and_one_sentence_with_the_remedy() {
     let folder = made_up_cohort();
     for (more, expected) in [
@@ -170,6 +195,10 @@ fn bad_input_is_exit_code_2_and_one_sentence_with_the_remedy() {
         (
             &["--memory", "10"],
             "error: --memory 10: give a size in GiB or MiB, such as 10GiB or 4000MiB\n",
+        ),
+        (
+            &["--groups", "nowhere.csv"],
+            "error: --groups nowhere.csv: there is no such file; give a table of lines CASE,GROUP\n",
         ),
         (&["--threads", "0"], "error: --threads 0: at least one thread has to do the work\n"),
         (

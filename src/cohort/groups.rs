@@ -48,7 +48,8 @@ impl Grouping {
     /// When the file cannot be read, a line has other than two fields, or a case has two groups.
     pub fn from_file(path: &Path) -> Result<Self> {
         let shown = path.display();
-        if !path.is_file() {
+        // A pipe is as good as a file.
+        if !path.exists() {
             bad_input!("--groups {shown}: there is no such file; give a table of lines CASE,GROUP");
         }
         let reading = || format!("cannot read the groups in {shown}: every line should be CASE,GROUP");
