@@ -93,84 +93,86 @@ DEV void convert(bf16* keys, bf16* values, int first, int spatial) {
 
 // What a thread keeps of its rows, first_query + 8 i, i < 4.
 struct Rows {
-    float base[4];        // of the scores at a position
+    float shift[4];       // of the scores at a position: its biases less the reference
     float reference[4];   // of the exponent
     float total[4];       // of this thread's weights
     float sum[2][8][4];   // weighted tokens
     u32 left[2][4][4];    // X + Y of 2 x 16 queries, by steps of 16 channels
+    float limit;          // the score, less the reference, beyond which the reference is moved: any, before the first tokens
 };
 
-// Takes 16 GROUPS scores of each row into its state; gives the weights as left operands of the next product.
-template <int GROUPS> DEV void weigh(float (&score)[2][2 * GROUPS][4], Rows& rows, u32 (&weight)[GROUPS][2][4]) {
-    float most[4];
-    bool beyond = false;
+// Moves the reference of rows with a score beyond the limit to their highest, which is brought from `most` of the quad's lanes.
+template <int EIGHTS> DEV void move_reference(float (&score)[2][EIGHTS][4], float (&most)[4], Rows& rows) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const int h = i % 2 * 2;
-        most[i] = NO_SCORE;
-#pragma unroll
-        for (int j = 0; j < 2 * GROUPS; j++) most[i] = fmaxf(most[i], fmaxf(score[i / 2][j][h], score[i / 2][j][h + 1]));
-        most[i] += rows.base[i];
-        beyond |= most[i] > rows.reference[i] + SLACK;
-    }
-    if (__any_sync(WHOLE_WARP, beyond)) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            most[i] = fmaxf(most[i], __shfl_xor_sync(WHOLE_WARP, most[i], 1));
-            most[i] = fmaxf(most[i], __shfl_xor_sync(WHOLE_WARP, most[i], 2));
-            if (most[i] > rows.reference[i] + SLACK) {
-                const float factor = exp2_approx(rows.reference[i] - most[i]);
-                rows.reference[i] = most[i];
-                rows.total[i] *= factor;
-#pragma unroll
-                for (int j = 0; j < 8; j++) rows.sum[i / 2][j][i % 2 * 2] *= factor, rows.sum[i / 2][j][i % 2 * 2 + 1] *= factor;
-            }
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < 2 * GROUPS; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float(&s)[4] = score[i / 2][j];
+        most[i] = fmaxf(most[i], __shfl_xor_sync(WHOLE_WARP, most[i], 1));
+        most[i] = fmaxf(most[i], __shfl_xor_sync(WHOLE_WARP, most[i], 2));
+        if (most[i] > rows.limit) {
             const int h = i % 2 * 2;
-            const float shift = rows.base[i] - rows.reference[i];
-            s[h] = exp2_approx(s[h] + shift), s[h + 1] = exp2_approx(s[h + 1] + shift);
-            rows.total[i] += s[h] + s[h + 1];
-            weight[j / 2][i / 2][j % 2 * 2 + i % 2] = pack_f16(s[h], s[h + 1]);
+            const float factor = exp2_approx(fminf(-most[i], 0.f));  // of nothing, at first
+            rows.reference[i] += most[i];
+            rows.shift[i] -= most[i];
+            rows.total[i] *= factor;
+#pragma unroll
+            for (int j = 0; j < 8; j++) rows.sum[i / 2][j][h] *= factor, rows.sum[i / 2][j][h + 1] *= factor;
+#pragma unroll
+            for (int j = 0; j < EIGHTS; j++) score[i / 2][j][h] -= most[i], score[i / 2][j][h + 1] -= most[i];
         }
+    }
+    rows.limit = SLACK;
 }
 
-// Attends to 16 GROUPS tokens of a tile from `from` on, of which those from `count` on do not count.
-template <int GROUPS> DEV void attend(const bf16* keys, const bf16* values, int from, int count, Rows& rows) {
+// Attends to 8 EIGHTS tokens of a tile from `from` on, a multiple of 16; of the last eight, those from `count` on do not count.
+template <int EIGHTS> DEV void attend(const bf16* keys, const bf16* values, int from, int count, Rows& rows) {
+    constexpr int GROUPS = (EIGHTS + 1) / 2;
     const int lane = threadIdx.x % LANES;
-    float score[2][2 * GROUPS][4] = {};
+    // Rows of `from` are multiples of what the swizzle repeats after: it is worked out once, and columns of steps differ from it in bits of their own.
+    const int key_at = from * M + swizzled<M>(lane % 8 + lane / 16 * 8, lane / 8 % 2), value_at = from * M + swizzled<M>(lane % 16, lane / 16);
+    float score[2][EIGHTS][4];
+#pragma unroll
+    for (int j = 0; j < EIGHTS; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const bool counts = j + 1 < EIGHTS || j * 8 + lane % 4 * 2 + e % 2 < count;
+            score[0][j][e] = counts ? rows.shift[e / 2] : NO_SCORE;
+            score[1][j][e] = counts ? rows.shift[2 + e / 2] : NO_SCORE;
+        }
 #pragma unroll
     for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
             u32 b[4];
-            load_right<M>(b, keys, from + g * 16, k);
+            ldmatrix_x4(b, keys + (key_at ^ k * 16) + g * 16 * M);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 mma_f16(score[i][2 * g], rows.left[i][k], b[0], b[1]);
-                mma_f16(score[i][2 * g + 1], rows.left[i][k], b[2], b[3]);
+                if (2 * g + 1 < EIGHTS) mma_f16(score[i][2 * g + 1], rows.left[i][k], b[2], b[3]);
             }
         }
-    if (from + 16 * GROUPS > count) {
+    float most[4];
 #pragma unroll
-        for (int j = 0; j < 2 * GROUPS; j++)
+    for (int i = 0; i < 4; i++) {
+        const int h = i % 2 * 2;
+        most[i] = fmaxf(score[i / 2][0][h], score[i / 2][0][h + 1]);
 #pragma unroll
-            for (int e = 0; e < 2; e++)
-                if (from + j * 8 + lane % 4 * 2 + e >= count) score[0][j][e] = score[0][j][e + 2] = score[1][j][e] = score[1][j][e + 2] = NO_SCORE;
+        for (int j = 1; j < EIGHTS; j++) most[i] = fmaxf(most[i], fmaxf(score[i / 2][j][h], score[i / 2][j][h + 1]));
     }
-    u32 weight[GROUPS][2][4];
-    weigh<GROUPS>(score, rows, weight);
+    if (__any_sync(WHOLE_WARP, fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])) > rows.limit)) move_reference(score, most, rows);
+    u32 weight[GROUPS][2][4] = {};  // left operands of the next product
+#pragma unroll
+    for (int j = 0; j < EIGHTS; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float first = exp2_approx(score[i / 2][j][i % 2 * 2]), second = exp2_approx(score[i / 2][j][i % 2 * 2 + 1]);
+            rows.total[i] += first + second;
+            weight[j / 2][i / 2][j % 2 * 2 + i % 2] = pack_f16(first, second);
+        }
 #pragma unroll
     for (int g = 0; g < GROUPS; g++)
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             u32 b[4];
-            ldmatrix_x4_trans(b, values + swizzled<M>(from + g * 16 + lane % 16, j * 2 + lane / 16));
+            ldmatrix_x4_trans(b, values + (value_at ^ j * 16) + g * 16 * M);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 mma_f16(rows.sum[i][2 * j], weight[g][i], b[0], b[1]);
@@ -237,7 +239,8 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
 #pragma unroll
         for (int i = 0; i < 8; i++) strip[((x - x0) * 8 + i) * THREADS + threadIdx.x] = fragment(i / 2, x, i % 2);
 
-    Rows rows = {{}, {NO_SCORE, NO_SCORE, NO_SCORE, NO_SCORE}};
+    Rows rows = {};
+    rows.limit = 2.f * NO_SCORE;
     uint4 of_y[8];
     float base_y[4];  // of the next row: on their way while this one is computed
     auto start_row = [&](int y) {
@@ -262,9 +265,9 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
 #pragma unroll 1
         for (int ahead = 0; ahead < span; ahead++) {
             if (at.first == 0) {
-                // Needed when scores are there; from L1, but in the first row.
+                float base_x[4];  // from L1, but in the first row
 #pragma unroll
-                for (int i = 0; i < 4; i++) rows.base[i] = biases[row(i) + at.x + ahead] + base_y[i];
+                for (int i = 0; i < 4; i++) base_x[i] = biases[row(i) + at.x + ahead];
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     // Row i / 2 of the thread is half i / 2 % 2 of 16 queries; a piece has the two pairs of each of two steps.
@@ -274,12 +277,17 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
                     first[i / 2 % 2] = v.x, first[i / 2 % 2 + 2] = v.y;
                     second[i / 2 % 2] = v.z, second[i / 2 % 2 + 2] = v.w;
                 }
+#pragma unroll
+                for (int i = 0; i < 4; i++) rows.shift[i] = base_x[i] + base_y[i] - rows.reference[i];
             }
             if (ahead + 1 == span && next.y != at.y && next.y < y1) start_row(next.y);
             int from = ahead << shift;
-            const int end = from + count, last = min(end, TOKENS);
-            for (; from + 16 < last; from += 32) attend<2>(key_tile, value_tile, from, end, rows);
-            if (from < last) attend<1>(key_tile, value_tile, from, end, rows);
+            for (int left = min(count, TOKENS); left > 0; left -= 32, from += 32) {
+                if (left > 24) attend<4>(key_tile, value_tile, from, left, rows);
+                else if (left > 16) attend<3>(key_tile, value_tile, from, left, rows);
+                else if (left > 8) attend<2>(key_tile, value_tile, from, left, rows);
+                else attend<1>(key_tile, value_tile, from, left, rows);
+            }
         }
         at = next;
     }
@@ -293,6 +301,6 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
         float* out = partial + ((size_t)blockIdx.x * lane_count * positions + lane_row + first_query + 8 * i) * (M + 2);
 #pragma unroll
         for (int j = 0; j < 8; j++) *(float2*)(out + 8 * j + lane % 4 * 2) = make_float2(rows.sum[i / 2][j][i % 2 * 2], rows.sum[i / 2][j][i % 2 * 2 + 1]);
-        if (lane % 4 == 0) *(float2*)(out + M) = make_float2(rows.reference[i], total);
+        if (lane % 4 == 0) *(float2*)(out + M) = make_float2(rows.limit < NO_SCORE ? NO_SCORE : rows.reference[i], total);
     }
 }

@@ -18,7 +18,7 @@ use hpc_seg::tensor::Tensor;
 type Sizes = (&'static str, usize, (usize, usize), [usize; 3], [usize; 4]);
 
 /// Besides the op's own table, which has no case of the tensor cores' widths outside the network: sizes of one, primes, a tile of 16 or 32 tokens less one, full, and one
-/// more, a strip of 4 columns and one more, 128 queries and more, pointers alone, two parts of the grid's rows.
+/// more, eights of tokens, a strip of 4 columns and one more, 128 queries and more, pointers alone, two parts of the grid's rows.
 const CASES: &[Sizes] = &[
     ("one", 1, (1, 1), [64, 64, 1], [1, 1, 0, 0]),
     ("pointers alone", 2, (3, 9), [64, 64, 2], [0, 0, 0, 37]),
@@ -27,6 +27,10 @@ const CASES: &[Sizes] = &[
     ("tile + 1", 1, (5, 4), [256, 64, 2], [33, 40, 0, 33]),
     ("half a tile - 1", 1, (1, 6), [64, 64, 2], [9, 9, 6, 0]),
     ("half a tile + 1", 1, (6, 1), [64, 64, 2], [11, 12, 6, 16]),
+    ("eight", 1, (2, 5), [64, 64, 2], [6, 6, 2, 0]),
+    ("eight + 1", 1, (5, 2), [64, 64, 2], [3, 5, 6, 1]),
+    ("three eights", 1, (2, 3), [64, 64, 2], [18, 18, 6, 2]),
+    ("three eights + 1", 1, (3, 2), [64, 64, 2], [19, 20, 6, 8]),
     ("a block and more", 1, (11, 12), [64, 64, 2], [1, 2, 1, 0]),
     ("two parts", 1, (3, 2), [64, 64, 2], [66, 66, 0, 3]),
     ("recent alone", 3, (4, 4), [64, 64, 7], [0, 2, 6, 4]),

@@ -18,10 +18,35 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "the tail of a tile counts",
         "memory_attention.cu",
-        "lane % 4 * 2 + e >= count",
-        "lane % 4 * 2 + e > count",
+        "lane % 4 * 2 + e % 2 < count",
+        "lane % 4 * 2 + e % 2 <= count",
     ),
     ("sums are not rescaled", "memory_attention.cu", "rows.total[i] *= factor;", ""),
+    (
+        "scores keep to the reference before",
+        "memory_attention.cu",
+        "score[i / 2][j][h] -= most[i], ",
+        "",
+    ),
+    (
+        "later tokens of a position keep to the reference before",
+        "memory_attention.cu",
+        "rows.shift[i] -= most[i];",
+        "",
+    ),
+    ("steps in the place of the first", "memory_attention.cu", "(key_at ^ k * 16)", "key_at"),
+    (
+        "columns of tokens in the place of others",
+        "memory_attention.cu",
+        "(value_at ^ j * 16)",
+        "(value_at + j * 16)",
+    ),
+    (
+        "an eighth token and no more of the last eight",
+        "memory_attention.cu",
+        "else if (left > 8) attend<2>",
+        "else if (left > 9) attend<2>",
+    ),
     (
         "columns of the first strip",
         "memory_attention.cu",
@@ -34,7 +59,7 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "fragment(i / 2, width + y, i % 2)",
         "fragment(i / 2, width, i % 2)",
     ),
-    ("no bias of the row", "memory_attention.cu", " + base_y[i];", ";"),
+    ("no bias of the row", "memory_attention.cu", " + base_y[i] - ", " - "),
     (
         "queries beyond the last are written",
         "memory_attention.cu",
@@ -57,8 +82,8 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "tokens of a tile's second half twice",
         "memory_attention.cu",
-        "attend<1>(key_tile, value_tile, from,",
-        "attend<1>(key_tile, value_tile, 0,",
+        "attend<2>(key_tile, value_tile, from,",
+        "attend<2>(key_tile, value_tile, 0,",
     ),
     (
         "neighbours in a tile have the tokens of the first",
