@@ -31,7 +31,8 @@ constexpr int ROW_LANES = TILE_COLUMNS / 8;                                // la
 static_assert(WARP_ROWS * WARPS_DOWN == TILE_ROWS && WARP_ROWS % 16 == 0, "warps take whole blocks of 16 rows");
 static_assert(WARP_COLUMNS * WARPS_ACROSS == TILE_COLUMNS && WARP_COLUMNS % 16 == 0, "warps take whole pairs of 8 columns");
 static_assert(STAGES >= 2, "one stage is read while another is filled");
-static_assert(SLAB_ROWS * ROW_LANES % THREADS == 0, "all lanes finish as many rows");
+constexpr int ROW_STEP = THREADS / ROW_LANES;                              // from a row of the slab to the next one of a thread
+static_assert(SLAB_ROWS % ROW_STEP == 0 && (ROW_STEP % 16 == 0 || 16 % ROW_STEP == 0), "all lanes finish as many rows");
 
 enum Activation { NONE = 0, RELU = 1, GELU = 2 };
 
@@ -49,21 +50,30 @@ DEV float activated(float v, int activation) {
     return activation == GELU ? gelu(v) : v;
 }
 
-// As load_tile, with what a thread's chunks have in common worked out once: they lie in one column, STRIDE rows apart, which does not change their swizzle.
-template <int ROWS> DEV void load_stage(bf16* tile, const bf16* source, int first, int rows, int column, int width) {
-    if constexpr (VECTOR == 1) return load_tile<ROWS, DEPTH, THREADS, 1>(tile, source, first, rows, column, width);
-    constexpr int STRIDE = THREADS / CHUNKS;
-    static_assert(THREADS % CHUNKS == 0 && STRIDE % 8 == 0, "the swizzle repeats every eight rows");
-    const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, from = column + chunk * 8;
-    const int left = from < width ? rows - first - row : 0;
-    const bf16* at = source + (size_t)(first + row) * width + from;
+// A thread's chunks of a tile's stages: of one column of chunks, STRIDE rows apart, which does not change their swizzle. Rows beyond the last are the last of them again:
+// what comes of them is not written.
+constexpr int STRIDE = THREADS / CHUNKS;
+static_assert(VECTOR == 1 || (THREADS % CHUNKS == 0 && STRIDE % 8 == 0), "the swizzle repeats every eight rows");
+template <int ROWS> struct Copies {
+    const bf16* stage;                          // where the next one begins in the tile's first row
+    int further[(ROWS + STRIDE - 1) / STRIDE];  // from there to the chunks
+};
+
+// Those of the tile that begins at row `first` of `source` [rows, width].
+template <int ROWS> DEV void start_tile(Copies<ROWS>& copies, const bf16* source, int first, int rows, int width) {
+    copies.stage = source + (size_t)first * width;
+#pragma unroll
+    for (int i = 0; i * STRIDE < ROWS; i++) copies.further[i] = min((int)threadIdx.x / CHUNKS + i * STRIDE, rows - 1 - first) * width + threadIdx.x % CHUNKS * 8;
+}
+
+// Starts the copy of the next stage, from column `column` on; columns beyond the last are zero.
+template <int ROWS> DEV void load_stage(bf16* tile, Copies<ROWS>& copies, int column, int width) {
+    const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, bytes = column + chunk * 8 < width ? 16 : 0;
     bf16* to = tile + swizzled<DEPTH>(row, chunk);
 #pragma unroll
-    for (int i = 0; i < (ROWS + STRIDE - 1) / STRIDE; i++) {
-        if (ROWS % STRIDE && row + i * STRIDE >= ROWS) break;
-        const bool inside = i * STRIDE < left;
-        cp_async16(to + i * STRIDE * DEPTH, inside ? at + (size_t)(i * STRIDE) * width : source, inside ? 16 : 0);
-    }
+    for (int i = 0; i * STRIDE < ROWS; i++)
+        if (ROWS % STRIDE == 0 || row + i * STRIDE < ROWS) cp_async16(to + i * STRIDE * DEPTH, copies.stage + copies.further[i], bytes);
+    copies.stage += DEPTH;
 }
 
 // Sum over the four lanes of a quad; each gets it, and the same bits.
@@ -165,13 +175,14 @@ DEV void add_rows(bf16* resident, const bf16* second, int second_rows, int first
 
 // sum += a b^T over one stage.
 DEV void multiply(float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], const bf16* a_tile, const bf16* b_tile, int warp_row, int warp_column) {
+    a_tile += warp_row * DEPTH, b_tile += warp_column * DEPTH;
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; k++) {
         u32 a[BLOCKS_DOWN][4], b[BLOCKS_ACROSS / 2][4];
 #pragma unroll
-        for (int i = 0; i < BLOCKS_DOWN; i++) load_left<DEPTH>(a[i], a_tile, warp_row + i * 16, k);
+        for (int i = 0; i < BLOCKS_DOWN; i++) load_left<DEPTH>(a[i], a_tile, i * 16, k);
 #pragma unroll
-        for (int j = 0; j < BLOCKS_ACROSS / 2; j++) load_right<DEPTH>(b[j], b_tile, warp_column + j * 16, k);
+        for (int j = 0; j < BLOCKS_ACROSS / 2; j++) load_right<DEPTH>(b[j], b_tile, j * 16, k);
 #pragma unroll
         for (int i = 0; i < BLOCKS_DOWN; i++)
 #pragma unroll
@@ -182,19 +193,26 @@ DEV void multiply(float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], const bf16* a_til
 // Where column `column` of a row lies in the slab: every other 32 columns have their halves of eight swapped, so that eight lanes read 16 bytes each from all banks.
 DEV int slab_column(int column) { return column ^ (column >> 5 & 1) << 2; }
 
+// The eight columns of a row that a thread finishes, the same in all rows of a tile.
+struct Columns {
+    int first, count;  // of which count are there, if any
+    bool aligned;      // then all eight, or none
+};
+
 // LayerNorm of a row whose columns are eight to a lane.
-DEV void normalise_finished(float (&v)[8], const Finish& to, int column, int count, bool aligned) {
+DEV void normalise_finished(float (&v)[8], const Finish& to, const Columns& at) {
     float sum = 0.f, squares = 0.f, factor[8] = {}, offset[8] = {};
 #pragma unroll
-    for (int e = 0; e < 8; e++) sum += v[e];
+    for (int e = 0; e < 8; e++)
+        if (e < at.count) sum += v[e];
     const float mean = warp_sum(sum) / to.columns;
 #pragma unroll
     for (int e = 0; e < 8; e++)
-        if (e < count) squares += (v[e] - mean) * (v[e] - mean);
+        if (e < at.count) squares += (v[e] - mean) * (v[e] - mean);
     const float scale = 1.f / sqrtf(warp_sum(squares) / to.columns + to.eps);
-    if (count > 0) {
-        load_eight(factor, to.gamma + column, count, aligned);
-        load_eight(offset, to.beta + column, count, aligned);
+    if (at.count > 0) {
+        load_eight(factor, to.gamma + at.first, at.count, at.aligned);
+        load_eight(offset, to.beta + at.first, at.count, at.aligned);
     }
 #pragma unroll
     for (int e = 0; e < 8; e++) {
@@ -204,70 +222,116 @@ DEV void normalise_finished(float (&v)[8], const Finish& to, int column, int cou
 }
 
 // Eight columns of a row, from their sums to y. Where y ends within the tile, lanes without columns come along for the norm.
-DEV void finish(float (&v)[8], const Finish& to, int row, int column) {
-    const int count = to.columns - column;
-    const bool aligned = to.columns % 8 == 0;
-    const size_t at = (size_t)row * to.columns + column;
-    float other[8];
-    if (count > 0) {
+DEV void finish(float (&v)[8], const Finish& to, const Columns& at, int row) {
+    const size_t offset = (size_t)row * to.columns + at.first;
+    if (at.count > 0) {
+        float other[8];
         if (to.bias) {
-            load_eight(other, to.bias + column, count, aligned);
+            load_eight(other, to.bias + at.first, at.count, at.aligned);
 #pragma unroll
             for (int e = 0; e < 8; e++) v[e] += other[e];
         }
 #pragma unroll
         for (int e = 0; e < 8; e++) v[e] = activated(v[e], to.activation);
         if (to.residual) {
-            load_eight(other, to.residual + (size_t)(row % to.residual_rows) * to.columns + column, count, aligned);
+            const int from = row < to.residual_rows ? row : row % to.residual_rows;
+            load_eight(other, to.residual + (size_t)from * to.columns + at.first, at.count, at.aligned);
 #pragma unroll
             for (int e = 0; e < 8; e++) v[e] += other[e];
         }
     }
     if constexpr (ROW_LANES == LANES)
-        if (to.gamma) normalise_finished(v, to, column, count, aligned);
-    if (count <= 0) return;
+        if (to.gamma) normalise_finished(v, to, at);
+    if (at.count <= 0) return;
     if (to.y_is_f32) {
-        float* y = (float*)to.y + at;
-        if (aligned) {
+        float* y = (float*)to.y + offset;
+        if (at.aligned) {
             *(float4*)y = make_float4(v[0], v[1], v[2], v[3]);
             *(float4*)(y + 4) = make_float4(v[4], v[5], v[6], v[7]);
             return;
         }
 #pragma unroll
         for (int e = 0; e < 8; e++)
-            if (e < count) y[e] = v[e];
+            if (e < at.count) y[e] = v[e];
         return;
     }
-    bf16* y = (bf16*)to.y + at;
-    if (aligned) return store_bf16<8>(y, v);
+    bf16* y = (bf16*)to.y + offset;
+    if (at.aligned) return store_bf16<8>(y, v);
 #pragma unroll
     for (int e = 0; e < 8; e++)
-        if (e < count) y[e] = to_bf16(v[e]);
+        if (e < at.count) y[e] = to_bf16(v[e]);
+}
+
+// The row of the tile, in its first block of 16 rows per warp, that row `row` of the slab is.
+DEV constexpr int row_of_slab(int row) { return row / 16 * WARP_ROWS + row % 16; }
+
+// Eight columns of a row of the slab, whose halves are at `low` and `high`.
+DEV void load_slab(float (&v)[8], const float* low, const float* high) {
+    const float4 first = *(const float4*)low, second = *(const float4*)high;
+    v[0] = first.x, v[1] = first.y, v[2] = first.z, v[3] = first.w, v[4] = second.x, v[5] = second.y, v[6] = second.z, v[7] = second.w;
+}
+
+// A thread's rows of the slab, whose first is row `first` of y, to y: what most layers want, with few branches.
+template <int ACTIVATION> DEV void finish_plainly(const float* low, const float* high, const float (&bias)[8], const Finish& to, const Columns& at, int first) {
+    const size_t offset = (size_t)first * to.columns + at.first;
+    const bf16* residual = to.residual + offset;
+    bf16* y = (bf16*)to.y + offset;
+#pragma unroll
+    for (int n = 0; n < SLAB_ROWS; n += ROW_STEP) {
+        const int further = row_of_slab(n);
+        if (first + further >= to.rows) continue;
+        float v[8];
+        load_slab(v, low + n * SLAB_WIDTH, high + n * SLAB_WIDTH);
+#pragma unroll
+        for (int e = 0; e < 8; e++) v[e] = activated(v[e] + bias[e], ACTIVATION);
+        if (to.residual) {
+            float other[8];
+            load_f32<8>(other, residual + further * to.columns);
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] += other[e];
+        }
+        store_bf16<8>(y + further * to.columns, v);
+    }
 }
 
 // A tile's sums through the slab to y: 16 rows of each warp at a time.
 DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* slab, const Finish& to, int first_row, int first_column, int warp_row, int warp_column) {
-    const int lane = threadIdx.x % LANES;
-#pragma unroll
-    for (int i = 0; i < BLOCKS_DOWN; i++) {
+    const int lane = threadIdx.x % LANES, column = threadIdx.x % ROW_LANES * 8, slab_row = threadIdx.x / ROW_LANES;
+    const Columns columns = {first_column + column, to.columns - first_column - column, to.columns % 8 == 0};
+    const bool plain = ROW_LANES < LANES && columns.aligned && !to.y_is_f32 && to.activation != GELU && (!to.residual || to.residual_rows >= to.rows);
+    float bias[8] = {};
+    if (plain && to.bias && columns.count > 0) load_eight(bias, to.bias + columns.first, 8, true);
+    const float *low = slab + slab_row * SLAB_WIDTH + slab_column(column), *high = slab + slab_row * SLAB_WIDTH + slab_column(column + 4);
+    float* const mine = slab + (warp_row / WARP_ROWS * 16 + lane / 4) * SLAB_WIDTH;
+#pragma unroll 1
+    for (int block = 0; block < BLOCKS_DOWN; block++) {
         __syncthreads();  // the slab, or the stages in its place, have been read by all
+        // Registers have no index: only this is there once per block of rows.
 #pragma unroll
-        for (int j = 0; j < BLOCKS_ACROSS; j++)
+        for (int i = 0; i < BLOCKS_DOWN; i++) {
+            if (i != block) continue;
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = warp_row / WARP_ROWS * 16 + half * 8 + lane / 4;
-                float* at = slab + row * SLAB_WIDTH + slab_column(warp_column + j * 8 + lane % 4 * 2);
-                *(float2*)at = make_float2(sum[i][j][half * 2], sum[i][j][half * 2 + 1]);
+            for (int j = 0; j < BLOCKS_ACROSS; j++) {
+                float* at = mine + slab_column(warp_column + j * 8 + lane % 4 * 2);
+                *(float2*)at = make_float2(sum[i][j][0], sum[i][j][1]);
+                *(float2*)(at + 8 * SLAB_WIDTH) = make_float2(sum[i][j][2], sum[i][j][3]);
             }
+        }
         __syncthreads();  // the slab is written
-        for (int at = threadIdx.x; at < SLAB_ROWS * ROW_LANES; at += THREADS) {
-            const int slab_row = at / ROW_LANES, column = at % ROW_LANES * 8;
-            const int row = first_row + slab_row / 16 * WARP_ROWS + i * 16 + slab_row % 16;
+        const int first = first_row + block * 16 + row_of_slab(slab_row);
+        if (plain) {
+            if (columns.count <= 0) continue;
+            if (to.activation == RELU) finish_plainly<RELU>(low, high, bias, to, columns, first);
+            else finish_plainly<NONE>(low, high, bias, to, columns, first);
+            continue;
+        }
+#pragma unroll 1
+        for (int n = 0; n < SLAB_ROWS; n += ROW_STEP) {
+            const int row = first + row_of_slab(n);
             if (row >= to.rows) continue;
-            const float4 low = *(const float4*)(slab + slab_row * SLAB_WIDTH + slab_column(column));
-            const float4 high = *(const float4*)(slab + slab_row * SLAB_WIDTH + slab_column(column + 4));
-            float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-            finish(v, to, row, first_column + column);
+            float v[8];
+            load_slab(v, low + n * SLAB_WIDTH, high + n * SLAB_WIDTH);
+            finish(v, to, columns, row);
         }
     }
 }
@@ -284,23 +348,35 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* x, const int* index,
     const int warp = threadIdx.x / LANES, warp_row = warp / WARPS_ACROSS * WARP_ROWS, warp_column = warp % WARPS_ACROSS * WARP_COLUMNS;
     const int tiles = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS, groups = (tiles + tiles_per_block - 1) / tiles_per_block;
     const int first_row = blockIdx.x / groups * TILE_ROWS, first_tile = blockIdx.x % groups * tiles_per_block;
-    const int last_tile = min(first_tile + tiles_per_block, tiles), all_steps = (last_tile - first_tile) * steps;
+    const int last_tile = RESIDENT ? min(first_tile + tiles_per_block, tiles) : first_tile + 1, all_steps = (last_tile - first_tile) * steps;
 
-    int ahead = 0, ahead_step = 0, ahead_tile = first_tile;  // the next stage to be loaded
-    auto load = [&]() {
-        bf16* stage = ring + ahead % STAGES * STAGE;
-        if constexpr (!RESIDENT) load_stage<TILE_ROWS>(stage, x, first_row, rows, ahead_step * DEPTH, inner);
-        load_stage<TILE_COLUMNS>(stage + LEFT, weight, ahead_tile * TILE_COLUMNS, columns, ahead_step * DEPTH, inner);
-        ahead++;
-        if (++ahead_step == steps) ahead_step = 0, ahead_tile++;
+    int left = all_steps, column = 0, ahead_tile = first_tile;  // stages to be loaded, and the next one
+    Copies<TILE_ROWS> of_x;
+    Copies<TILE_COLUMNS> of_weight;
+    start_tile(of_x, x, first_row, rows, inner);
+    start_tile(of_weight, weight, first_tile * TILE_COLUMNS, columns, inner);
+    auto load = [&](int slot) {
+        bf16* stage = ring + slot * STAGE;
+        if constexpr (VECTOR == 1) {
+            if constexpr (!RESIDENT) load_tile<TILE_ROWS, DEPTH, THREADS, 1>(stage, x, first_row, rows, column, inner);
+            load_tile<TILE_COLUMNS, DEPTH, THREADS, 1>(stage + LEFT, weight, ahead_tile * TILE_COLUMNS, columns, column, inner);
+        } else {
+            if constexpr (!RESIDENT) load_stage(stage, of_x, column, inner);
+            load_stage(stage + LEFT, of_weight, column, inner);
+        }
+        column += DEPTH;
+        if (--left && RESIDENT && column >= inner) {
+            column = 0, ahead_tile++;
+            start_tile(of_weight, weight, ahead_tile * TILE_COLUMNS, columns, inner);
+        }
     };
     if constexpr (RESIDENT) {
         copy_rows(resident, x, index, first_row, rows, inner, steps * CHUNKS);
         cp_async_commit();
     }
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < STAGES - 1; i++) {
-        if (ahead < all_steps) load();
+        if (left) load(i);
         cp_async_commit();
     }
     if constexpr (RESIDENT) {
@@ -312,15 +388,16 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* x, const int* index,
         }
     }
     const Finish to = {bias, gamma_after, beta_after, residual, y, rows, columns, residual_rows, activation, gelu_after, y_is_f32, eps_after};
-    int at = 0;
+    int in_use = 0;
     for (int tile = first_tile; tile < last_tile; tile++) {
         float sum[BLOCKS_DOWN][BLOCKS_ACROSS][4] = {};
-        for (int step = 0; step < steps; step++, at++) {
+        for (int step = 0; step < steps; step++) {
             cp_async_wait<STAGES - 2>();
             __syncthreads();  // this step's stage is there for all, and all have read the stage that is refilled now
-            if (ahead < all_steps) load();
+            if (left) load(in_use ? in_use - 1 : STAGES - 1);
             cp_async_commit();
-            const bf16* stage = ring + at % STAGES * STAGE;
+            const bf16* stage = ring + in_use * STAGE;
+            in_use = in_use + 1 == STAGES ? 0 : in_use + 1;
             multiply(sum, RESIDENT ? resident + step * TILE_ROWS * DEPTH : stage, stage + LEFT, warp_row, warp_column);
         }
         write_tile(sum, slab, to, first_row, tile * TILE_COLUMNS, warp_row, warp_column);

@@ -37,14 +37,15 @@ DEV void load_tile(bf16* tile, const bf16* source, int first, int rows, int colu
     }
 }
 
-// Fragments of 16 rows x 16 columns for the left operand of mma, at 16-row block `row` and 16-column step `step`.
+// Fragments of 16 rows x 16 columns for the left operand of mma, at row `row`, a multiple of 8, and 16-column step `step`. The swizzle repeats every eight rows and a step
+// changes bits of its own: what a lane adds to the row is worked out once.
 template <int DEPTH> DEV void load_left(u32 (&a)[4], const bf16* tile, int row, int step) {
     const int lane = threadIdx.x % LANES;
-    ldmatrix_x4(a, tile + swizzled<DEPTH>(row + lane % 16, step * 2 + lane / 16));
+    ldmatrix_x4(a, tile + (swizzled<DEPTH>(lane % 16, lane / 16) ^ step * 16) + row * DEPTH);
 }
 
-// Fragments of two 8-row blocks x 16 columns for the right operand (stored row per output column): {b[0], b[1]} and {b[2], b[3]}.
+// Fragments of two 8-row blocks x 16 columns for the right operand (stored row per output column): {b[0], b[1]} and {b[2], b[3]}; likewise.
 template <int DEPTH> DEV void load_right(u32 (&b)[4], const bf16* tile, int row, int step) {
     const int lane = threadIdx.x % LANES;
-    ldmatrix_x4(b, tile + swizzled<DEPTH>(row + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
+    ldmatrix_x4(b, tile + (swizzled<DEPTH>(lane % 8 + lane / 16 * 8, lane / 8 % 2) ^ step * 16) + row * DEPTH);
 }
