@@ -25,7 +25,7 @@ constexpr int TILE = KEYS * WIDTH;
 constexpr bool SHARED_QUERIES = WIDTH > 128 || (WIDTH > 64 && TEAM > 1);
 constexpr int TEAM_ELEMENTS = 4 * TILE + (SHARED_QUERIES ? QUERIES * WIDTH : 0);
 constexpr int BLOCKS = WIDTH == 96 ? 3 : 1;  // that a multiprocessor shall hold at least
-constexpr float LOWEST = -1e30f;
+constexpr float LOWEST = -1e30f, SLACK = 8.f;
 static_assert(WIDTH % 16 == 0 && KEYS % 16 == 0, "fragments are 16 x 16");
 static_assert(TEAM == 1 || TEAM == WARPS, "a team is a warp or the block");
 static_assert(!SPLIT || TEAM == 1, "ranges of keys are taken by warps");
@@ -62,10 +62,18 @@ DEV int row_of(const Rows& rows, int i) {
     return rows.first + line * rows.side + i - line * rows.width;
 }
 
-// Offset of chunk `chunk` of row `row` in a tile; the eight rows an ldmatrix phase reads lie in eight different groups of banks.
-DEV int place(int row, int chunk) {
-    const int turn = CHUNKS % 8 == 0 ? row & 7 : CHUNKS % 4 == 0 ? row >> 1 & 3 : row >> 2 & 1;
-    return row * WIDTH + ((chunk ^ turn) << 3);
+// By how much the chunks of row `row` of a tile are turned, so that the eight rows an ldmatrix phase reads lie in eight different groups of banks.
+constexpr int TURNS = CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2;
+DEV int turn_of(int row) { return TURNS == 8 ? row & 7 : TURNS == 4 ? row >> 1 & 3 : row >> 2 & 1; }
+
+// Offset of chunk `chunk` of row `row` in a tile.
+DEV int place(int row, int chunk) { return row * WIDTH + ((chunk ^ turn_of(row)) << 3); }
+
+// Chunk 2 `step` + `lane_chunk` (0 or 1) of row `row` + `lane_row` of a tile. Turns repeat every eight rows, of which `row` is a multiple: what depends on the lane is the same
+// for all of them but for the lowest bits of the step.
+DEV const bf16* piece(const bf16* tile, int row, int lane_row, int step, int lane_chunk) {
+    const int chunk = lane_chunk ^ turn_of(lane_row) ^ (2 * step & (TURNS - 1));
+    return tile + (lane_row * WIDTH + (chunk << 3)) + (row * WIDTH + 2 * step / TURNS * TURNS * 8);
 }
 
 DEV void team_sync() {
@@ -110,7 +118,7 @@ DEV void product_scores(float (&s)[KEYS / 8][4], const u32 (&q)[SHARED_QUERIES ?
     for (int step = 0; step < STEPS; step++) {
         u32 a[4];
         if constexpr (SHARED_QUERIES) {
-            ldmatrix_x4(a, queries + place(row + lane % 16, step * 2 + lane / 16));
+            ldmatrix_x4(a, piece(queries + row * WIDTH, 0, lane % 16, step, lane / 16));
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) a[i] = q[step][i];
@@ -118,7 +126,7 @@ DEV void product_scores(float (&s)[KEYS / 8][4], const u32 (&q)[SHARED_QUERIES ?
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
             u32 b[4];
-            ldmatrix_x4(b, keys + place(j * 16 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
+            ldmatrix_x4(b, piece(keys, j * 16, lane % 8 + lane / 16 * 8, step, lane / 8 % 2));
             mma_bf16(s[2 * j], a, b[0], b[1]);
             mma_bf16(s[2 * j + 1], a, b[2], b[3]);
         }
@@ -138,28 +146,39 @@ DEV void bound(float (&s)[KEYS / 8][4], int first, int count, int copies, float 
         }
 }
 
-// Scores to weights 2^(scale (s - top)); the running maximum `top` and sum follow, and what was summed before is scaled to the new maximum.
+// Scores to weights 2^(scale (s - top)), and their sum. `top` follows the maximum when a score is far beyond it, and what was summed before with it: weights stay below
+// 2^SLACK. Each row decides for itself, so that results do not depend on the others of its warp.
 DEV void soften(float (&s)[KEYS / 8][4], float (&o)[WIDTH / 8][4], float (&top)[2], float (&sum)[2], float scale) {
+    float most[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {  // rows lane / 4 and lane / 4 + 8, each in the four lanes of a quad
-        float most = top[half];
+        most[half] = fmaxf(s[0][half * 2], s[0][half * 2 + 1]);
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) most = fmaxf(most, fmaxf(s[j][half * 2], s[j][half * 2 + 1]));
-        most = fmaxf(most, __shfl_xor_sync(WHOLE_WARP, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(WHOLE_WARP, most, 2));
-        const float shrink = exp2_approx((top[half] - most) * scale);
-        top[half] = most;
-        float added = 0.f;
+        for (int j = 1; j < KEYS / 8; j++) most[half] = fmaxf(most[half], fmaxf(s[j][half * 2], s[j][half * 2 + 1]));
+    }
+    if (__any_sync(WHOLE_WARP, fmaxf(most[0] - top[0], most[1] - top[1]) * scale > SLACK)) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            most[half] = fmaxf(most[half], __shfl_xor_sync(WHOLE_WARP, most[half], 1));
+            most[half] = fmaxf(most[half], __shfl_xor_sync(WHOLE_WARP, most[half], 2));
+            if ((most[half] - top[half]) * scale <= SLACK) continue;
+            const float shrink = exp2_approx((top[half] - most[half]) * scale);
+            top[half] = most[half];
+            sum[half] *= shrink;
+#pragma unroll
+            for (int j = 0; j < WIDTH / 8; j++) o[j][half * 2] *= shrink, o[j][half * 2 + 1] *= shrink;
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float reference = top[half] * scale;
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
             for (int e = half * 2; e < half * 2 + 2; e++) {
-                s[j][e] = exp2_approx((s[j][e] - most) * scale);
-                added += s[j][e];
+                s[j][e] = exp2_approx(s[j][e] * scale - reference);
+                sum[half] += s[j][e];
             }
-        sum[half] = sum[half] * shrink + added;
-#pragma unroll
-        for (int j = 0; j < WIDTH / 8; j++) o[j][half * 2] *= shrink, o[j][half * 2 + 1] *= shrink;
     }
 }
 
@@ -181,7 +200,7 @@ DEV void product_values(float (&o)[WIDTH / 8][4], const float (&p)[KEYS / 8][4],
 #pragma unroll
         for (int j = 0; j < STEPS; j++) {
             u32 b[4];
-            ldmatrix_x4_trans(b, values + place(k * 16 + lane % 16, j * 2 + lane / 16));
+            ldmatrix_x4_trans(b, piece(values, k * 16, lane % 16, j, lane / 16));
             mma_bf16(o[2 * j], high, b[0], b[1]);
             mma_bf16(o[2 * j + 1], high, b[2], b[3]);
             if constexpr (PARTS == 2) {
@@ -234,9 +253,9 @@ KERNEL __launch_bounds__(WARPS* LANES, BLOCKS) ENTRY(const bf16* q, const bf16* 
             const bf16 *key_row = k, *value_row = v;  // never read where there is no element
             if (elements > 0) {
                 const bool padded = key >= keys.count;
-                const size_t row = padded ? 0 : row_of(keys, key);
-                key_row = (padded ? padding_k + head * width : k + row * k_stride) + chunk * 8;
-                value_row = (padded ? padding_v + head * width : v + row * v_stride) + chunk * 8;
+                const u32 row = padded ? 0 : row_of(keys, key);
+                key_row = (padded ? padding_k + head * width : k + (u64)row * (u32)k_stride) + chunk * 8;  // 32 x 32 bits: one instruction
+                value_row = (padded ? padding_v + head * width : v + (u64)row * (u32)v_stride) + chunk * 8;
             }
             copy_chunk(stage + place(at / CHUNKS, chunk), key_row, elements);
             copy_chunk(stage + TILE + place(at / CHUNKS, chunk), value_row, elements);

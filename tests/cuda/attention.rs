@@ -80,8 +80,8 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
     (
         "the sum of weights is not scaled",
         "attention.cu",
-        "sum[half] * shrink + added",
-        "sum[half] + added",
+        "sum[half] *= shrink;",
+        "",
     ),
     (
         "keys beyond the last count",
@@ -129,8 +129,8 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
     (
         "values of the keys' rows",
         "attention.cu",
-        "v + row * v_stride",
-        "v + row * q_stride",
+        "v + (u64)row * (u32)v_stride",
+        "v + (u64)row * (u32)q_stride",
     ),
     ("the first head's padding", "attention.cu", "padding_v + head * width", "padding_v"),
     (
@@ -140,7 +140,24 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
         "if constexpr (PARTS == 3)",
     ),
     ("fragments not transposed", "attention.cu", "ldmatrix_x4_trans(b", "ldmatrix_x4(b"),
-    ("swizzle without rows", "attention.cu", "(chunk ^ turn) << 3", "(chunk + turn) << 3"),
+    (
+        "swizzle without rows",
+        "attention.cu",
+        "(chunk ^ turn_of(row)) << 3",
+        "(chunk + turn_of(row)) << 3",
+    ),
+    (
+        "steps in the place of others",
+        "attention.cu",
+        "turn_of(lane_row) ^ (2 * step & (TURNS - 1))",
+        "turn_of(lane_row)",
+    ),
+    (
+        "the maximum of a lane, not of its quad",
+        "attention.cu",
+        "most[half] = fmaxf(most[half], __shfl_xor_sync(WHOLE_WARP, most[half], 2));",
+        "",
+    ),
 ];
 
 /// q among other columns, k and v as columns of one tensor, and the padding.
@@ -167,8 +184,11 @@ impl Data {
     fn new(case: &Attention) -> Self {
         let (windows, wide) = (windows(case.layout), case.heads * case.width);
         let [q_width, kv_width] = [wide + before(case.width), 2 * wide + before(case.width)];
-        // Scores of some size, so that the softmax is far from uniform and its maximum moves from tile to tile.
-        let q = values(1, case.items * windows.query_rows * q_width);
+        // Scores of some size, so that the softmax is far from uniform; of every other query so large that its maximum moves far from tile to tile.
+        let mut q = values(1, case.items * windows.query_rows * q_width);
+        for query in q.chunks_exact_mut(q_width).skip(1).step_by(2) {
+            query.iter_mut().for_each(|value| *value *= 16.0);
+        }
         Self {
             q: q.iter().map(|value| rounded(1.5 * value)).collect(),
             kv: values(2, case.items * windows.key_rows * kv_width),
