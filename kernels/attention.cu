@@ -7,11 +7,13 @@
 // shared memory: one is used while cp.async (VECTOR 8) fills the other. TEAM 1: a block holds WARPS units, so that windows of 16 or 49 rows fill it; teams meet in
 // __syncwarp only. SPLIT 1 (few queries, many keys): the WARPS teams of a block share one unit, each takes a range of its keys, and the partial sums are merged in the
 // order of the keys; ranges follow from the number of keys alone. WIDTH is E rounded up, with zeros. Nothing depends on the number of items.
-// mma m16n8k16 with sums in f32, running maximum and sum in f32. The weights p go into the second product as two bf16, p = high + low (PARTS 2): rounded to one they err
+// mma m16n8k16 with sums in f32, reference of the exponent and sum of weights in f32. The weights p go into the second product as two bf16, p = high + low (PARTS 2): rounded to one they err
 // by 2^-9 each, and where the sum over keys cancels, that is not small against the result (the rule of the tests fails there). It costs half a product more.
 // Flops: 4 Q L E per head (6 are done). Bytes: 2 E (2 Q + 2 L ceil(Q / 16 TEAM)) per window and head, of which L2 serves the repeats.
 // Registers: WIDTH / 2 for the sums, WIDTH / 4 for q unless it stays in shared memory (beyond WIDTH 128, and for teams beyond 64), KEYS / 2 for the scores; see
 // registers.csv. Shared memory: 8 KEYS WIDTH per team, and 32 TEAM WIDTH for q if it stays there: 128 KiB at WIDTH 256, or 96 with half the KEYS, for sm_86, sm_89, sm_120.
+// Instructions of a warp (benches/sass.py, sm_90a) per 32 keys, besides those that fetch the next: 578 at WIDTH 256, of which 192 are mma, 321 at WIDTH 96, of which 72 (923 and 415 where
+// sums were scaled at every tile and an address was worked out for each ldmatrix). Not timed on a GPU since.
 // Tried: PARTS 1 (see above: in the smallest case an output of -0.0479 came out as -0.0474); q of WIDTH 96 in registers, which spills on sm_90a with three blocks per
 // multiprocessor. Not tried: 32 queries per warp, which would halve the reads of shared memory (now 1 ldmatrix for 2 to 4 mma).
 #include "common.cuh"

@@ -11,15 +11,19 @@
 // turning of a tile serve them all; of more, one position or a part of one. All threads start the copy of the next tile while this one is computed, and then turn it, in place, into
 // keys (token + place) and values. Splits follow from the grid and the number of tokens alone. Splits of the same queries and lanes run side by side, so that
 // tables and tokens are read from memory about once and else from L2.
-// Flops: 4 . 64 per query and token (tiles of 16: 19 tokens at a position cost 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
+// Flops: 4 . 64 per query and token (the first product by eights, the second by sixteens: 19 tokens at a position cost 24 and 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
 // + 1 per token; from shared memory 64 bytes per clock at the full rate of the tensor cores (half of what there is, because a fragment of tokens serves 32 queries).
 // Registers: 64 sums, 32 Y, 32 X + Y, 32 scores; on sm_120 156 bytes are spilled. Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80; 96 KiB with
 // strips of 2 columns, for sm_86, sm_89 and sm_120, which read Y twice as often and share a tile between two positions at most.
 // Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
-// Each row decides for itself, so that results do not depend on the others of its warp.
+// Each row decides for itself, so that results do not depend on the others of its warp. The sums of the first product start from a position's biases less the reference.
+// Instructions of a warp (benches/sass.py, sm_90a): 88 for a position's X + Y and biases, and for its tokens 210 (17 to 24), 239 (to 32), 383 (41 to 48), 478 (57 to 64); before, with
+// the shift added later, tails by sixteen and an address worked out for each ldmatrix: 84, and 385, 333, 541, 666. A position of 17 to 32 tokens has half a tile's 165 besides.
+// Not timed on a GPU since.
 // Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
 // A position then cost 1.6 us per block whatever its tokens, see benches/runs/2026-11-27-h200; that several share a tile is since then, and has not been timed on a GPU.
+// Tried and counted: weights too large found by their sums, which spares the maxima but keeps exponentials and the second product apart: as many instructions.
 // Not tried: m16n8k8 for an odd group of 8 tokens; reaching for tokens and Y more than a tile ahead; tokens in f16 in the memory bank, which would not have to be turned.
 #include "memory.cuh"
 #include "tile.cuh"

@@ -67,7 +67,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
             save(&args.out, query, &header, &done)?;
             Ok(CaseOutcome {
                 line: line(&done, &header, &model.dataset.labels),
-                warnings: Vec::new(),
+                warnings: ready.warnings(),
             })
         })
     };

@@ -69,7 +69,7 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
             let [d, h, w] = ready.shape;
             Ok(CaseOutcome {
                 line: format!("{d} x {h} x {w} voxels"),
-                warnings: Vec::new(),
+                warnings: ready.warnings(),
             })
         }
     };

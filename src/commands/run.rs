@@ -9,7 +9,7 @@ use crate::cohort::runner::Exit;
 use crate::cohort::{output, signals};
 use crate::device::Device;
 use crate::messages::{self, Level};
-use crate::ssl::driver::Driver;
+use crate::ssl::driver::{self, Driver};
 use crate::ssl::places::Places;
 use crate::ssl::report;
 use crate::ssl::settings::{self, Settings};
@@ -52,6 +52,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Exit> {
     work.device_options = device_options(args);
     if args.dry_run {
         return dry_run::show(args, &work);
+    }
+    if let Some(step) = &only {
+        driver::check_step(&work, step)?;
     }
     output::prepare(&args.out, &work.input_folders(), [].iter())?;
     let mut driver = Driver::new(&work, &origins)?;

@@ -32,7 +32,15 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     let stop = Stop::new();
     signals::install(&stop)?;
     let device = Device::cpu(thread_count(args.threads)?)?;
-    let folder = match args.dataset.join("nnUNetPlans.json").is_file() {
+    let is_preprocessed = args.dataset.join("nnUNetPlans.json").is_file();
+    if let (true, Some(plans)) = (is_preprocessed, &args.plans) {
+        bad_input!(
+            "--plans {}: the cases in {} are preprocessed by their own nnUNetPlans.json; leave --plans out, or give the data set they were made of",
+            plans.display(),
+            args.dataset.display()
+        );
+    }
+    let folder = match is_preprocessed {
         true => args.dataset.clone(),
         false => match prepare(args, &device, &stop)? {
             (folder, Exit::Done) => folder,
@@ -42,6 +50,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     let prepared = Prepared::open(&folder)?;
     check_memory(&prepared)?;
     check_pseudo(&prepared, &request)?;
+    if is_unlabelled(&prepared) {
+        warning!(
+            "{}: no case has a labelled voxel, so that the networks will learn to label nothing; check the labels that it was made of",
+            folder.display()
+        );
+    }
     for fold in folds {
         if args.restart {
             held_out::forget(&args.out, fold)?; // first: were it killed in between, nobody would take old masks for new ones
@@ -86,6 +100,13 @@ fn check_pseudo(prepared: &Prepared, request: &Request) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether all cases that can be read are background.
+fn is_unlabelled(prepared: &Prepared) -> bool {
+    let names = prepared.split(Fold::All).train;
+    let mut cases = names.iter().filter_map(|name| prepared.case(name).ok()).peekable();
+    cases.peek().is_some() && cases.all(|case| case.header().locations.iter().all(|(_, count)| *count == 0))
 }
 
 /// Says what a step takes, and refuses what this machine never had.

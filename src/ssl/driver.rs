@@ -45,6 +45,28 @@ enum Outcome {
     Failed,
 }
 
+/// Refuses a step that a run by these settings never has, before anything is written.
+///
+/// # Errors
+/// A round, fold, case or comparison with test labels that there is not.
+pub fn check_step(work: &Work<'_>, step: &Step) -> Result<()> {
+    let most = Known {
+        has_test: !work.test.is_empty(),
+        rounds: work.settings.rounds,
+        settled: f64::INFINITY,
+        ..Known::default()
+    };
+    refuse_unknown(work, &most.expecting(work.unlabelled().count()), step)
+}
+
+fn refuse_unknown(work: &Work<'_>, known: &Known, step: &Step) -> Result<()> {
+    let is_case = matches!(step, Step::LabelCase(case) if work.unlabelled().any(|name| name == case));
+    if !is_case && !known.steps().contains(step) {
+        bad_input!("--only-step {step}: this run has no such step; hpc-seg status lists them");
+    }
+    Ok(())
+}
+
 impl<'a> Driver<'a> {
     /// Enters the output folder, and writes the settings with their origins there.
     ///
@@ -112,10 +134,7 @@ impl<'a> Driver<'a> {
         let done = done.filter_map(|(name, _)| name.parse().ok());
         self.done = done.filter(|step| !is_lost(&self.work.places, step)).collect();
         let known = self.known()?;
-        let is_case = matches!(step, Step::LabelCase(case) if self.work.unlabelled().any(|name| name == case));
-        if !is_case && !known.steps().contains(step) {
-            bad_input!("--only-step {step}: this run has no such step; hpc-seg status lists them");
-        }
+        refuse_unknown(self.work, &known, step)?;
         let missing: Vec<String> = known
             .needs(step)
             .iter()

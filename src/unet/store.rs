@@ -67,6 +67,20 @@ pub struct Preprocessed {
 }
 
 impl Preprocessed {
+    /// What a person should know of it: channels in which nothing can be seen.
+    pub fn warnings(&self) -> Vec<String> {
+        let channels = self.image.len() / self.shape.iter().product::<usize>().max(1);
+        let is_constant = |channel: &usize| {
+            let mut values = self.image.iter().skip(*channel).step_by(channels);
+            let first = values.next();
+            values.all(|value| Some(value) == first)
+        };
+        (0..channels)
+            .filter(is_constant)
+            .map(|channel| format!("channel {channel} has one value everywhere: nothing can be segmented by it"))
+            .collect()
+    }
+
     /// Its arrays as bytes, in the order of the file.
     fn parts(&self) -> Vec<&[u8]> {
         let padding: &[u8] = &[0; 2][..2 * (self.label.len() % 2)];

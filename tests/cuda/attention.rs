@@ -77,12 +77,7 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
         "o[j][half * 2] *= shrink",
         "o[j][half * 2] *= 1.f",
     ),
-    (
-        "the sum of weights is not scaled",
-        "attention.cu",
-        "sum[half] *= shrink;",
-        "",
-    ),
+    ("the sum of weights is not scaled", "attention.cu", "sum[half] *= shrink;", ""),
     (
         "keys beyond the last count",
         "attention.cu",

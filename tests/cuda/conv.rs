@@ -59,6 +59,12 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
     ),
     ("the first image for all", "conv.cu", "{item * height,", "{0,"),
     (
+        "weights beyond a row's last are loaded",
+        "tile.cuh",
+        "inside = has_row && from < width",
+        "inside = has_row",
+    ),
+    (
         "a group of copies not waited for",
         "conv.cu",
         "cp_async_wait<STAGES - 2>",

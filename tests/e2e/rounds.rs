@@ -365,6 +365,10 @@ fn what_cannot_be_run_is_refused_with_the_remedy() {
     run(&phantoms, "out", &["--rounds", "0"]).expect(2, &["give at least one round"]);
     run(&phantoms, "out", &["--settled", "1.5"]).expect(2, &["a Dice from 0 to 1"]);
     run(&phantoms, "out", &["--only-step", "fold"]).expect(2, &["is no step"]);
+    for step in ["round_9/fold_0", "round_1/fold_4", "test/round_1", "label/elsewhere"] {
+        run(&phantoms, "out", &["--only-step", step]).expect(2, &["this run has no such step"]);
+    }
+    assert!(!phantoms.at("out").exists(), "a refused step has bound the folder to its settings");
     run(&phantoms, "out", &["--test", phantoms.at("").to_str().unwrap()]).expect(2, &["holds no test cases"]);
     run(&phantoms, "out", &["--weights", "nowhere.pt"]).expect(2, &["there is no file", "nowhere.pt"]);
     run(&phantoms, "out", &[]).expect(2, &["1 unlabelled cases have pseudo-labels; two are needed"]);

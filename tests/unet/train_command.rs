@@ -231,3 +231,27 @@ fn what_cannot_be_trained_is_refused_with_the_remedy() {
     fs::write(phantoms.at("pre/splits_final.json"), "[]").unwrap();
     refused(&[], &["splits_final.json: cannot be read; it must hold"]);
 }
+
+#[test]
+fn data_that_show_nothing_are_told_of() {
+    let phantoms = data_set(5, [16, 64, 64]);
+    for case in 0..5 {
+        crate::e2e::change_voxels(&phantoms.labels(case), |voxels| voxels.fill(0.0));
+    }
+    let nothing = phantoms.image(3);
+    plan(&phantoms, "plans", &SMALL).expect(0, &[]);
+    crate::e2e::change_voxels(&nothing, |voxels| voxels.fill(7.0));
+    preprocessed(&phantoms, &[]).expect(0, &["phantom_003: channel 0 has one value everywhere", "5 done"]);
+    let course = ["--epochs", "1", "--iterations", "1", "--no-validation", "--fold", "all"];
+    trained(&phantoms, "pre", "model", &course).expect(0, &["no case has a labelled voxel", "fold_all: trained"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+    command.args(["predict", "--folds", "all", "--model"]).arg(phantoms.at("model"));
+    command.arg("--input").arg(phantoms.at("data/imagesTr"));
+    command.arg("--out").arg(phantoms.at("predicted"));
+    let answer = Answer::of(command.output().unwrap()).expect(0, &["phantom_003: channel 0 has one value everywhere"]);
+    assert!(!answer.stderr.contains("phantom_002: channel"), "{}", answer.stderr);
+    // Cases that are preprocessed have their plan.
+    let other = ["--plans", "other.json"];
+    trained(&phantoms, "pre", "other", &other).expect(2, &["--plans other.json", "leave --plans out"]);
+    assert!(!phantoms.at("other").exists());
+}

@@ -113,12 +113,7 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "to.columns % 8 == 0}",
         "true}",
     ),
-    (
-        "residual rows do not repeat",
-        "linear.cu",
-        ": row % to.residual_rows;",
-        ": row;",
-    ),
+    ("residual rows do not repeat", "linear.cu", ": row % to.residual_rows;", ": row;"),
     (
         "rows that are added do not repeat",
         "linear.cu",
@@ -128,8 +123,14 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "bias of the neighbour",
         "linear.cu",
-        "to.bias + column",
-        "to.bias + column - column % 16",
+        "to.bias + at.first",
+        "to.bias + at.first - at.first % 16",
+    ),
+    (
+        "bias of the neighbour where it is loaded once",
+        "linear.cu",
+        "to.bias + columns.first",
+        "to.bias + columns.first - columns.first % 16",
     ),
     (
         "rows are not gathered",
@@ -183,7 +184,7 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "columns beyond the last are loaded",
         "tile.cuh",
-        "has_row && from < width",
+        "has_row && from + e < width",
         "has_row",
     ),
     ("swizzle out of the row", "tile.cuh", "(row >> 1) & 3", "(row >> 1) & 7"),

@@ -34,7 +34,12 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "rows.shift[i] -= most[i];",
         "",
     ),
-    ("steps in the place of the first", "memory_attention.cu", "(key_at ^ k * 16)", "key_at"),
+    (
+        "steps in the place of the first",
+        "memory_attention.cu",
+        "(key_at ^ k * 16)",
+        "key_at",
+    ),
     (
         "columns of tokens in the place of others",
         "memory_attention.cu",
