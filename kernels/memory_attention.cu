@@ -185,6 +185,14 @@ template <int EIGHTS> DEV void attend(const bf16* keys, const bf16* values, int 
         }
 }
 
+// Attends to up to 32 of `count` tokens from `from` on.
+DEV void attend_to_some(const bf16* keys, const bf16* values, int from, int count, Rows& rows) {
+    if (count > 24) attend<4>(keys, values, from, count, rows);
+    else if (count > 16) attend<3>(keys, values, from, count, rows);
+    else if (count > 8) attend<2>(keys, values, from, count, rows);
+    else attend<1>(keys, values, from, count, rows);
+}
+
 KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float* biases, const bf16* places, const Memory* lanes, const int* times, float* partial, int lane_count, int width, int height) {
     SMEM_DYN(shared);
     uint4* strip = (uint4*)shared;                            // [STRIP, 8, THREADS]: each thread's fragments of X
@@ -286,12 +294,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
             }
             if (ahead + 1 == span && next.y != at.y && next.y < y1) start_row(next.y);
             int from = ahead << shift;
-            for (int left = min(count, TOKENS); left > 0; left -= 32, from += 32) {
-                if (left > 24) attend<4>(key_tile, value_tile, from, left, rows);
-                else if (left > 16) attend<3>(key_tile, value_tile, from, left, rows);
-                else if (left > 8) attend<2>(key_tile, value_tile, from, left, rows);
-                else attend<1>(key_tile, value_tile, from, left, rows);
-            }
+            for (int left = min(count, TOKENS); left > 0; left -= 32, from += 32) attend_to_some(key_tile, value_tile, from, left, rows);
         }
         at = next;
     }

@@ -6,9 +6,10 @@
 // The 128 bytes of a row and coordinate stand as memory_attention.cu's fragments want them: [half of the channels][lane of a quad][4 pairs], where pair i of lane t
 // holds channels 32 half + 8 i + 2 t + {0, 1}: exactly what this kernel's sums are, so that both sides move 16 bytes at a time.
 // Parallelisation: a block takes 64 rows (16 per warp), one half and COORDINATES coordinates; the weights stay in shared memory, q in registers as fragments, in which
-// each register is a pair that turns: R^-1 is four multiply-adds between registers, then f16 mma.sync m16n8k16.
+// each register is a pair that turns: R^-1 is four multiply-adds between registers, then f16 mma.sync m16n8k16. Two coordinates at a time, so that a fragment of weights serves
+// both: 5 ldmatrix for 18 mma. With one, shared memory alone took 141 us of an H200's 350 for 51200 rows (by its 128 bytes a clock; the kernel has not been timed since).
 // Flops: 2 rows (width + height) 72 D / 2; bytes: rows (width + height) 132 written, which is most. 1024 rows, D 256, 32 x 32: 1.2 GFLOP, 8.6 MB.
-// Registers: D / 8 for q, 36 for the sums; see registers.csv. Shared memory: 80 D bytes. f16 and not bf16: see memory_attention.cu.
+// Registers: D / 4 for q, 72 for the sums; see registers.csv. Shared memory: 80 D bytes. f16 and not bf16: see memory_attention.cu.
 #include "tile.cuh"
 
 #ifndef ENTRY
@@ -41,40 +42,48 @@ KERNEL __launch_bounds__(THREADS) ENTRY(const bf16* q, const bf16* weight, const
     cp_async_wait<0>();
     __syncthreads();
 
-    for (int coordinate = first; coordinate < last; coordinate++) {
-        const float2* turn = (const float2*)turns + (size_t)coordinate * (HALF / 2);
-        float sum[9][4] = {};
+    for (int coordinate = first; coordinate < last; coordinate += 2) {
+        const float2* turn = (const float2*)turns + (size_t)coordinate * (HALF / 2) + lane % 4;
+        const int next = coordinate + 1 < last ? HALF / 2 : 0;  // beyond the last: the last again, which is not written
+        float sum[2][9][4] = {};
 #pragma unroll
         for (int k = 0; k < STEPS; k++) {
-            u32 a[4];
+            u32 a[2][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float2 at = turn[k * 8 + i / 2 * 4 + lane % 4];
-                const float even = low_f32(pairs[k][i]), odd = high_f32(pairs[k][i]);
-                a[i] = pack_f16(even * at.x + odd * at.y, odd * at.x - even * at.y);
-            }
+            for (int c = 0; c < 2; c++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float2 at = turn[c * next + k * 8 + i / 2 * 4];
+                    const float even = low_f32(pairs[k][i]), odd = high_f32(pairs[k][i]);
+                    a[c][i] = pack_f16(even * at.x + odd * at.y, odd * at.x - even * at.y);
+                }
             const bf16* panel = panels + k / PANEL_STEPS * WEIGHT_ROWS * DEPTH;
 #pragma unroll
             for (int j = 0; j < 5; j++) {
                 u32 b[4];
                 load_right<DEPTH>(b, panel, j * 16, k % PANEL_STEPS);
-                mma_f16(sum[2 * j], a, b[0], b[1]);
-                if (j < 4) mma_f16(sum[2 * j + 1], a, b[2], b[3]);
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    mma_f16(sum[c][2 * j], a[c], b[0], b[1]);
+                    if (j < 4) mma_f16(sum[c][2 * j + 1], a[c], b[2], b[3]);
+                }
             }
         }
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            if (row + 8 * h >= rows) continue;
-            const size_t at = (size_t)(row + 8 * h) * coordinates + half * width + coordinate;
-            uint4* out = (uint4*)(tables + at * 64) + lane % 4;
+        for (int c = 0; c < 2; c++)
 #pragma unroll
-            for (int part = 0; part < 2; part++) {
-                u32 v[4];
+            for (int h = 0; h < 2; h++) {
+                if (row + 8 * h >= rows || coordinate + c >= last) continue;
+                const size_t at = (size_t)(row + 8 * h) * coordinates + half * width + coordinate + c;
+                uint4* out = (uint4*)(tables + at * 64) + lane % 4;
 #pragma unroll
-                for (int i = 0; i < 4; i++) v[i] = pack_f16(sum[part * 4 + i][2 * h] * scale, sum[part * 4 + i][2 * h + 1] * scale);
-                out[part * 4] = make_uint4(v[0], v[1], v[2], v[3]);
+                for (int part = 0; part < 2; part++) {
+                    u32 v[4];
+#pragma unroll
+                    for (int i = 0; i < 4; i++) v[i] = pack_f16(sum[c][part * 4 + i][2 * h] * scale, sum[c][part * 4 + i][2 * h + 1] * scale);
+                    out[part * 4] = make_uint4(v[0], v[1], v[2], v[3]);
+                }
+                if (lane % 4 == 0) biases[at] = sum[c][8][2 * h] * scale;
             }
-            if (lane % 4 == 0) biases[at] = sum[8][2 * h] * scale;
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 pub const HEADERS: &[(&str, &str)] = &[
     ("bilinear.cuh", include_str!("../../kernels/bilinear.cuh")),
     ("common.cuh", include_str!("../../kernels/common.cuh")),
+    ("linear_finish.cuh", include_str!("../../kernels/linear_finish.cuh")),
     ("memory.cuh", include_str!("../../kernels/memory.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("rows.cuh", include_str!("../../kernels/rows.cuh")),

@@ -49,8 +49,8 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "an eighth token and no more of the last eight",
         "memory_attention.cu",
-        "else if (left > 8) attend<2>",
-        "else if (left > 9) attend<2>",
+        "else if (count > 8) attend<2>",
+        "else if (count > 9) attend<2>",
     ),
     (
         "columns of the first strip",
@@ -87,8 +87,8 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "tokens of a tile's second half twice",
         "memory_attention.cu",
-        "attend<2>(key_tile, value_tile, from,",
-        "attend<2>(key_tile, value_tile, 0,",
+        "attend<2>(keys, values, from,",
+        "attend<2>(keys, values, 0,",
     ),
     (
         "neighbours in a tile have the tokens of the first",
@@ -119,6 +119,18 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "memory_attention.cu",
         "position * memory.conditioning_slots",
         "position * memory.conditioning_count",
+    ),
+    (
+        "coordinates beyond the last are written",
+        "memory_attention_tables.cu",
+        " || coordinate + c >= last) continue;",
+        ") continue;",
+    ),
+    (
+        "both of two coordinates turn as the first",
+        "memory_attention_tables.cu",
+        "turn[c * next + ",
+        "turn[",
     ),
     (
         "the turn goes forwards",
