@@ -65,27 +65,28 @@ def disassembled(cubin: bytes) -> str:
 
 def print_blocks(assembly: str, least: int) -> None:
     """A row for each run of instructions that nothing jumps into or out of, of at least so many or with a jump back."""
-    block, label, line, above = [], "", 0, set()
+    block, label, at, above = [], "", ("", 0), set()
 
     def end(target: str = "") -> None:
         nonlocal block, label
         if len(block) >= least or target in above:
             kinds = collections.Counter(kind for kind, _ in block).most_common(14)
-            lines = [line for _, line in block]
+            file = collections.Counter(file for _, (file, _) in block).most_common(1)[0][0]  # most of it is of
+            lines = [line for _, (of, line) in block if of == file]
             mix = ", ".join(f"{kind} {count}" for kind, count in kinds)
-            print(f"{label:10} {len(block):5}  lines {min(lines)}-{max(lines)}: {mix}{'  -> ' + target if target else ''}")
+            print(f"{label:10} {len(block):5}  {file}:{min(lines)}-{max(lines)}: {mix}{'  -> ' + target if target else ''}")
         block, label = [], ""
 
     for text in assembly.splitlines():
-        if found := re.match(r'\s*//## File ".*", line (\d+)', text):
-            line = int(found[1])
+        if found := re.match(r'\s*//## File "(.*)", line (\d+)', text):
+            at = (pathlib.Path(found[1]).name, int(found[2]))
         elif found := re.match(r"\s*(\.L_\w+):", text):
             if block:
                 end()
             label = found[1]
             above.add(label)
         elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)(.*);", text):
-            block.append((found[1].split(".")[0], line))
+            block.append((found[1].split(".")[0], at))
             if re.match(r"(BRA|BRX|EXIT|RET)\b", found[1]):
                 jump = re.search(r"\.L_\w+", found[2])
                 end(jump[0] if jump else "")

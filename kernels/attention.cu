@@ -12,8 +12,8 @@
 // Flops: 4 Q L E per head (6 are done). Bytes: 2 E (2 Q + 2 L ceil(Q / 16 TEAM)) per window and head, of which L2 serves the repeats.
 // Registers: WIDTH / 2 for the sums, WIDTH / 4 for q unless it stays in shared memory (beyond WIDTH 128, and for teams beyond 64), KEYS / 2 for the scores; see
 // registers.csv. Shared memory: 8 KEYS WIDTH per team, and 32 TEAM WIDTH for q if it stays there: 128 KiB at WIDTH 256, or 96 with half the KEYS, for sm_86, sm_89, sm_120.
-// Instructions of a warp (benches/sass.py, sm_90a) per 32 keys, besides those that fetch the next: 578 at WIDTH 256, of which 192 are mma, 321 at WIDTH 96, of which 72 (923 and 415 where
-// sums were scaled at every tile and an address was worked out for each ldmatrix). Not timed on a GPU since.
+// Instructions of a warp (benches/sass.py, sm_90a) per 32 keys: 552 at WIDTH 256, of which 192 are mma, and 176 to fetch the next; 292 and 99 at WIDTH 96, 72 of them mma. Where sums were scaled at
+// every tile and addresses worked out for each ldmatrix, 923 and about 260, 415 and about 190. Not timed on a GPU since.
 // Tried: PARTS 1 (see above: in the smallest case an output of -0.0479 came out as -0.0474); q of WIDTH 96 in registers, which spills on sm_90a with three blocks per
 // multiprocessor. Not tried: 32 queries per warp, which would halve the reads of shared memory (now 1 ldmatrix for 2 to 4 mma).
 #include "common.cuh"
@@ -213,7 +213,7 @@ DEV void product_values(float (&o)[WIDTH / 8][4], const float (&p)[KEYS / 8][4],
     }
 }
 
-// Partial results of one query: WIDTH sums, the maximum and the sum of weights. Merged over the ranges of keys, first to last, into a pair of columns of y.
+// Partial results of one query: WIDTH sums, the reference of the exponent and the sum of weights. Merged over the ranges of keys, first to last, into a pair of columns of y.
 constexpr int PARTIAL = WIDTH + 2;
 DEV void store_merged(const float* partial, bf16* y_row, int column, int width, float scale) {
     float most = LOWEST, total = 0.f, a = 0.f, b = 0.f;
@@ -251,14 +251,11 @@ KERNEL __launch_bounds__(WARPS* LANES, BLOCKS) ENTRY(const bf16* q, const bf16* 
 #pragma unroll (VECTOR == 8 && WIDTH <= 128 ? 8 : 1)  // one at a time where registers are scarce
         for (int i = 0; i < KEYS * CHUNKS / TEAM_THREADS; i++) {
             const int at = team_thread + i * TEAM_THREADS, chunk = at % CHUNKS, key = tile * KEYS + at / CHUNKS;
-            const int elements = key < total ? width - chunk * 8 : 0;
-            const bf16 *key_row = k, *value_row = v;  // never read where there is no element
-            if (elements > 0) {
-                const bool padded = key >= keys.count;
-                const u32 row = padded ? 0 : row_of(keys, key);
-                key_row = (padded ? padding_k + head * width : k + (u64)row * (u32)k_stride) + chunk * 8;  // 32 x 32 bits: one instruction
-                value_row = (padded ? padding_v + head * width : v + (u64)row * (u32)v_stride) + chunk * 8;
-            }
+            const int elements = key < total ? width - chunk * 8 : 0;  // what is beyond is not read
+            const u64 row = (u32)row_of(keys, min(key, keys.count - 1));
+            const bf16 *key_row = k + row * (u32)k_stride, *value_row = v + row * (u32)v_stride;  // 32 x 32 bits: one instruction
+            if (key >= keys.count) key_row = padding_k + head * width, value_row = padding_v + head * width;
+            key_row += chunk * 8, value_row += chunk * 8;
             copy_chunk(stage + place(at / CHUNKS, chunk), key_row, elements);
             copy_chunk(stage + TILE + place(at / CHUNKS, chunk), value_row, elements);
         }

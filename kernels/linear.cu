@@ -13,7 +13,7 @@
 // Registers: TILE_ROWS TILE_COLUMNS / threads for the sums, 4 per fragment; see registers.csv. Shared memory: 2 STAGES (TILE_ROWS + TILE_COLUMNS) DEPTH bytes, or, RESIDENT,
 // 2 TILE_ROWS inner + 2 STAGES TILE_COLUMNS DEPTH + the slab; 64 x 128 with 3 stages leaves room for two blocks on an A100 up to inner = 384.
 // The sum over inner has one order whatever the tile, and so have the norms, so that rows do not depend on how many others there are.
-// Instructions of a warp (benches/sass.py, sm_90a) per step of the 128 x 128 tile, with its 64 mma: 146, of which 41 refill a stage (277 and 163 where addresses were worked out anew for each
+// Instructions of a warp (benches/sass.py, sm_90a) per step of the 128 x 128 tile, with its 64 mma: 140, of which 41 refill a stage (277 and 163 where addresses were worked out anew for each
 // chunk); about 20 per eight finished numbers without residual or activation. Not timed on a GPU since.
 // Tried: addresses from load_tile, 185 instructions to refill a stage. Two barriers a step (before and after use of a stage); one suffices, since the stage that is refilled was read before it. Warps of 64 x 32 in the 128 x 128 tile (8 of them): as many
 // cycles of shared memory as of tensor cores. Those were not timed. Timed on an H200: tiles of 128 x 256 by 8 warps, one block per multiprocessor, as fast as two blocks of 128 x 128 at best, half as fast at worst.

@@ -1,4 +1,5 @@
 // What becomes of a tile's sums in linear.cu: 16 rows of each warp at a time go through a slab of f32 in shared memory, so that a lane finishes eight neighbouring columns.
+// Of THREADS threads in WARPS_DOWN x WARPS_ACROSS warps, with sums of BLOCKS_DOWN x BLOCKS_ACROSS mma tiles each, as linear.cu has them.
 // Without `#pragma once`: the emulator includes it in the namespace of every specialisation anew.
 #include "tile.cuh"
 
@@ -6,6 +7,8 @@ constexpr int SLAB_ROWS = WARPS_DOWN * 16, SLAB_WIDTH = TILE_COLUMNS + 8;  // 8 
 constexpr int ROW_LANES = TILE_COLUMNS / 8;                                // lanes that finish a row
 constexpr int ROW_STEP = THREADS / ROW_LANES;                              // from a row of the slab to the next one of a thread
 static_assert(SLAB_ROWS % ROW_STEP == 0 && (ROW_STEP % 16 == 0 || 16 % ROW_STEP == 0), "all lanes finish as many rows");
+
+static_assert(WARP_COLUMNS % 32 == 0 || 32 % WARP_COLUMNS == 0, "a warp's columns begin within or at 32 of the slab's");
 
 enum Activation { NONE = 0, RELU = 1, GELU = 2 };
 
@@ -151,7 +154,9 @@ DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* sl
     float bias[8] = {};
     if (plain && to.bias && columns.count > 0) load_eight(bias, to.bias + columns.first, 8, true);
     const float *low = slab + slab_row * SLAB_WIDTH + slab_column(column), *high = slab + slab_row * SLAB_WIDTH + slab_column(column + 4);
-    float* const mine = slab + (warp_row / WARP_ROWS * 16 + lane / 4) * SLAB_WIDTH;
+    float* const mine = slab + (warp_row / WARP_ROWS * 16 + lane / 4) * SLAB_WIDTH + warp_column;
+    const int swapped = WARP_COLUMNS % 64 ? warp_column >> 5 & 1 : 0;  // halves of this warp's first 32 columns
+    float* const of_columns[2] = {mine + (lane % 4 * 2 ^ swapped << 2), mine + (lane % 4 * 2 ^ (swapped ^ 1) << 2)};
 #pragma unroll 1
     for (int block = 0; block < BLOCKS_DOWN; block++) {
         __syncthreads();  // the slab, or the stages in its place, have been read by all
@@ -161,7 +166,7 @@ DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* sl
             if (i != block) continue;
 #pragma unroll
             for (int j = 0; j < BLOCKS_ACROSS; j++) {
-                float* at = mine + slab_column(warp_column + j * 8 + lane % 4 * 2);
+                float* at = of_columns[j / 4 % 2] + j * 8;  // slab_column(warp_column + j * 8 + lane % 4 * 2)
                 *(float2*)at = make_float2(sum[i][j][0], sum[i][j][1]);
                 *(float2*)(at + 8 * SLAB_WIDTH) = make_float2(sum[i][j][2], sum[i][j][3]);
             }

@@ -14,4 +14,4 @@ struct Memory {
     int unused;
 };
 
-constexpr float NO_SCORE = -1e30f;  // the maximum before any token, and the score of none
+constexpr float NO_SCORE = -1e30f;  // the reference of the exponent before any token, and the score of none

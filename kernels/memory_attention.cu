@@ -1,9 +1,9 @@
-// memory_attention: softmax(q K^T / sqrt(D)) M over the tokens of several lanes' memories, by axial absorption, unfinished: per query weighted tokens, maximum and
-// sum of weights. Twin of src/ops/memory_attention.rs, between memory_attention_tables.cu and memory_attention_merge.cu.
+// memory_attention: softmax(q K^T / sqrt(D)) M over the tokens of several lanes' memories, by axial absorption, unfinished: per query weighted tokens, reference of
+// the exponent and sum of weights. Twin of src/ops/memory_attention.rs, between memory_attention_tables.cu and memory_attention_merge.cu.
 //
 // The score of query i, token m at (x, y) with temporal index t is, in powers of two, (X_i[x] + Y_i[y]) . (m + place[t][x, y]) + bX_i[x] + bY_i[y], with the tables of
 // memory_attention_tables.cu and place [times, positions, 64] f16 = spatial + temporal position. A pointer's key is a token without rotation: since R(0) = 1 it stands
-// at position 0, without a place. tables, biases: see there. lanes: see memory.cuh. partial [splits, lanes * positions, 66] f32: weighted tokens, maximum, sum.
+// at position 0, without a place. tables, biases: see there. lanes: see memory.cuh. partial [splits, lanes * positions, 66] f32: weighted tokens, reference, sum.
 //
 // Parallelisation: a block takes 32 WARPS queries of one lane and one split: STRIP columns of the grid, of the rows of one part. Every thread keeps its own
 // fragments of X of the strip in shared memory (16-byte slots of its own: no conflict, no barrier) and of Y[y] in registers; their f16 sum is the left operand
@@ -13,12 +13,12 @@
 // tables and tokens are read from memory about once and else from L2.
 // Flops: 4 . 64 per query and token (the first product by eights, the second by sixteens: 19 tokens at a position cost 24 and 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
 // + 1 per token; from shared memory 64 bytes per clock at the full rate of the tensor cores (half of what there is, because a fragment of tokens serves 32 queries).
-// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores; on sm_120 156 bytes are spilled. Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80; 96 KiB with
+// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores; on sm_120 a few bytes are spilled (NVRTC 12.9: 24 stored, 48 loaded). Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80; 96 KiB with
 // strips of 2 columns, for sm_86, sm_89 and sm_120, which read Y twice as often and share a tile between two positions at most.
 // Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp. The sums of the first product start from a position's biases less the reference.
-// Instructions of a warp (benches/sass.py, sm_90a): 88 for a position's X + Y and biases, and for its tokens 210 (17 to 24), 239 (to 32), 383 (41 to 48), 478 (57 to 64); before, with
+// Instructions of a warp (benches/sass.py, sm_90a): 74 for a position's X + Y and biases, and for its tokens 210 (17 to 24), 239 (to 32), 383 (41 to 48), 478 (57 to 64); before, with
 // the shift added later, tails by sixteen and an address worked out for each ldmatrix: 84, and 385, 333, 541, 666. A position of 17 to 32 tokens has half a tile's 165 besides.
 // Not timed on a GPU since.
 // Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
@@ -36,6 +36,7 @@ constexpr int TILE = TOKENS * M;
 constexpr int ROUNDS = TOKENS * (M / 8) / THREADS;  // 16-byte pieces of a tile per thread
 static_assert(ROUNDS * THREADS == TOKENS * (M / 8) && TOKENS == 64, "every thread has as many pieces; a quarter of a tile is 16 tokens");
 constexpr float SLACK = 8.f;
+constexpr float ANY_SCORE = 2.f * NO_SCORE;  // a limit that is below all scores, of rows without a token yet
 
 // A tile of tokens: from `first` on those at column x, row y, and, where a tile has room for several positions, all at the columns after it.
 struct Cursor {
@@ -126,7 +127,7 @@ template <int EIGHTS> DEV void move_reference(float (&score)[2][EIGHTS][4], floa
     rows.limit = SLACK;
 }
 
-// Attends to 8 EIGHTS tokens of a tile from `from` on, a multiple of 16; of the last eight, those from `count` on do not count.
+// Attends to 8 EIGHTS tokens of a tile from `from` on, a multiple of 16; of the last eight, those from `count` on do not count, which counts from there.
 template <int EIGHTS> DEV void attend(const bf16* keys, const bf16* values, int from, int count, Rows& rows) {
     constexpr int GROUPS = (EIGHTS + 1) / 2;
     const int lane = threadIdx.x % LANES;
@@ -252,7 +253,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
         for (int i = 0; i < 8; i++) strip[((x - x0) * 8 + i) * THREADS + threadIdx.x] = fragment(i / 2, x, i % 2);
 
     Rows rows = {};
-    rows.limit = 2.f * NO_SCORE;
+    rows.limit = ANY_SCORE;
     uint4 of_y[8];
     float base_y[4];  // of the next row: on their way while this one is computed
     auto start_row = [&](int y) {
@@ -277,13 +278,14 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
 #pragma unroll 1
         for (int ahead = 0; ahead < span; ahead++) {
             if (at.first == 0) {
+                const uint4* of_x = strip + (at.x - x0 + ahead) * (8 * THREADS) + threadIdx.x;
                 float base_x[4];  // from L1, but in the first row
 #pragma unroll
                 for (int i = 0; i < 4; i++) base_x[i] = biases[row(i) + at.x + ahead];
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     // Row i / 2 of the thread is half i / 2 % 2 of 16 queries; a piece has the two pairs of each of two steps.
-                    const uint4 v = sum_of(strip[((at.x - x0 + ahead) * 8 + i) * THREADS + threadIdx.x], of_y[i]);
+                    const uint4 v = sum_of(of_x[i * THREADS], of_y[i]);
                     u32(&first)[4] = rows.left[i / 4][i % 2 * 2];
                     u32(&second)[4] = rows.left[i / 4][i % 2 * 2 + 1];
                     first[i / 2 % 2] = v.x, first[i / 2 % 2 + 2] = v.y;
@@ -308,6 +310,6 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
         float* out = partial + ((size_t)blockIdx.x * lane_count * positions + lane_row + first_query + 8 * i) * (M + 2);
 #pragma unroll
         for (int j = 0; j < 8; j++) *(float2*)(out + 8 * j + lane % 4 * 2) = make_float2(rows.sum[i / 2][j][i % 2 * 2], rows.sum[i / 2][j][i % 2 * 2 + 1]);
-        if (lane % 4 == 0) *(float2*)(out + M) = make_float2(rows.limit < NO_SCORE ? NO_SCORE : rows.reference[i], total);
+        if (lane % 4 == 0) *(float2*)(out + M) = make_float2(rows.limit == ANY_SCORE ? NO_SCORE : rows.reference[i], total);
     }
 }

@@ -1,7 +1,7 @@
 // memory_attention_merge: the unfinished attentions of all splits, and the state a lane goes on from, in one; finished, or kept as a state. Third of the three kernels
 // of src/ops/memory_attention.rs.
 //
-// partial [splits, rows, m + 2] f32: weighted tokens, maximum (a power of two), sum of weights; lane l of `positions` rows fills the first `columns` parts_l of them.
+// partial [splits, rows, m + 2] f32: weighted tokens, reference of the exponent (of two), sum of weights; lane l of `positions` rows fills the first `columns` parts_l of them.
 // y [rows, m] bf16, or, if null, state [rows, m + 2] f32. lanes: see memory.cuh.
 // Parallelisation: one warp per row, WARPS rows per block; the order is start, split 0, split 1, ...: always the same.
 // Flops: 2 rows splits m. Bytes: 4 rows splits (m + 2) and 2 rows m. Registers: about 40; see registers.csv. Tried: nothing else; it is bound by memory.

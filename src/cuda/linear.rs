@@ -67,6 +67,9 @@ pub struct Linear {
     pub output: Output,
 }
 
+/// Numbers of a row of x, W or y at most: within a tile, of up to 256 rows, the kernels count in 32 bits.
+const WIDEST: usize = (i32::MAX / 256) as usize;
+
 /// What is added to the product.
 #[derive(Clone, Copy)]
 pub enum Residual<'a> {
@@ -198,6 +201,10 @@ impl Linear {
     /// Refuses buffers that are missing, not asked for, or too small.
     fn check(&self, problem: &str, operands: &Operands<'_>) -> Result<()> {
         let (rows, columns, inner) = (self.rows, self.columns, self.inner);
+        ensure!(
+            columns.max(inner) <= WIDEST,
+            "linear ({problem}): the kernels take at most {WIDEST} numbers in a row"
+        );
         for (name, given, asked) in [
             ("index", operands.index.is_some(), self.gathered),
             ("norm", operands.norm.is_some(), matches!(self.prologue, Prologue::Norm { .. })),

@@ -135,7 +135,7 @@ impl Opening {
             return maker.make();
         }
         match self.choice {
-            Choice::Cpu => Device::cpu(self.threads),
+            Choice::Cpu => self.cpu(),
             Choice::Cuda(number) => self.gpu(number),
             #[cfg(feature = "emu")]
             Choice::Emulator => {
@@ -148,9 +148,16 @@ impl Opening {
         }
     }
 
+    fn cpu(&self) -> Result<Device> {
+        if self.memory.is_some() {
+            warning!("--memory is for a GPU: it bounds nothing of what the CPU works with");
+        }
+        Device::cpu(self.threads)
+    }
+
     fn automatic(&self) -> Result<Device> {
         let Some(first) = gpus().ok().and_then(|all| all.into_iter().next()) else {
-            return Device::cpu(self.threads);
+            return self.cpu();
         };
         if !CONFIRMED.contains(&first.architecture.as_str()) {
             note!(
@@ -158,11 +165,11 @@ impl Opening {
                 first.name,
                 first.architecture
             );
-            return Device::cpu(self.threads);
+            return self.cpu();
         }
         self.gpu(0).or_else(|error| {
             warning!("working on the CPU, because the GPU cannot be used: {error:#}");
-            Device::cpu(self.threads)
+            self.cpu()
         })
     }
 

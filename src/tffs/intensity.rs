@@ -152,7 +152,9 @@ impl Seen {
     fn add(&mut self, slice: &[f32], z: usize, width: usize) -> Result<()> {
         if let Some(i) = slice.iter().position(|v| !v.is_finite()) {
             let (x, y, value) = (i % width, i / width, slice[i]);
-            bad_input!("voxel x {x}, y {y}, z {z} is {value}: intensities must be finite; replace it (for example by 0) and start again");
+            bad_input!(
+                "voxel x {x}, y {y}, z {z} is {value}: intensities must be finite, and below 3.4e38; replace it (for example by 0) and start again"
+            );
         }
         for &value in slice {
             self.min = self.min.min(value);

@@ -267,7 +267,7 @@ impl Dataset {
             same_grid(first, volume)?;
             if let Some(([x, y, z], value)) = volume.first_non_finite()? {
                 bad_input!(
-                    "{}: voxel ({x}, {y}, {z}) is {value}; repair the volume or leave the case out",
+                    "{}: voxel ({x}, {y}, {z}) is {value}, and must be a finite number below 3.4e38; repair the volume or leave the case out",
                     volume.path().display()
                 );
             }

@@ -36,9 +36,28 @@ fn build((name, file, from, to): Mutation, folder: &Path) -> PathBuf {
     }
     // Objects of the files that do not see the change are those of the build itself.
     let made = Path::new(env!("HPC_SEG_EMULATOR")).parent().unwrap();
-    let sees = |object: &str| object == format!("{file}.o") || (object.contains(".cu") && file.ends_with(".cuh"));
+    // What build_emulator.rs has every kernel file include is seen by all.
+    let is_seen_from = |source: &str| {
+        [source, "rows.cuh", "union_find.cuh"]
+            .iter()
+            .any(|from| includes(&kernels, from, file))
+    };
+    let sees = |object: &str| {
+        object
+            .strip_suffix(".o")
+            .is_some_and(|source| source.contains(".cu") && is_seen_from(source))
+    };
     let reuse = |object: &str| Some(made.join(object)).filter(|_| !sees(object));
     build_emulator::build(&changed, &changed.join("host"), &folder.join("out"), true, &reuse).unwrap()
+}
+
+/// Whether a file of kernels is another one or includes it.
+fn includes(kernels: &Path, source: &str, other: &str) -> bool {
+    source == other
+        || fs::read_to_string(kernels.join(source)).unwrap().lines().any(|line| {
+            let named = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            named.is_some_and(|name| kernels.join(name).is_file() && !name.starts_with("host/") && includes(kernels, name, other))
+        })
 }
 
 /// The complaint about a build's kernels in the first schedule that has one.

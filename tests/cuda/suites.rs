@@ -44,3 +44,16 @@ pub const SUITES: &[(&str, Check, &[Mutation])] = &[
     ("normalise", normalise::check, normalise::MUTATIONS),
     ("mma_rate", mma_rate::check, mma_rate::MUTATIONS),
 ];
+
+/// Without building them, which takes minutes.
+#[test]
+fn every_bug_changes_text_that_is_in_its_file() {
+    let kernels = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    for (name, file, from, to) in SUITES.iter().flat_map(|(_, _, bugs)| *bugs) {
+        let text = std::fs::read_to_string(kernels.join(file)).unwrap();
+        assert!(
+            text.contains(from) && from != to,
+            "{name}: {file} has no `{from}`; mend this mutation"
+        );
+    }
+}

@@ -100,6 +100,12 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "const int further = n;",
     ),
     (
+        "no activation where rows are finished plainly",
+        "linear_finish.cuh",
+        "activated(v[e] + bias[e], ACTIVATION)",
+        "v[e] + bias[e]",
+    ),
+    (
         "every block of rows is the first",
         "linear_finish.cuh",
         "if (i != block) continue;",

@@ -37,6 +37,7 @@ fn operands_that_are_missing_unasked_for_or_too_small_are_refused_by_name() {
         ..plain
     };
     let huge = Linear { rows: 500, ..plain };
+    let wide = Linear { inner: 1 << 23, ..plain };
     for (problem, operands, words) in [
         (normed, operands, "norm is asked for, but not given"),
         (plain, index, "index is given, but not asked for"),
@@ -53,6 +54,7 @@ fn operands_that_are_missing_unasked_for_or_too_small_are_refused_by_name() {
         (Linear { gelu: true, ..plain }, operands, "GELU after a norm that is not there"),
         (f32, accumulated, "f32 is not accumulated"),
         (huge, operands, "y of [500, 2, 2] bytes"),
+        (wide, operands, "at most 8388607 numbers in a row"),
     ] {
         let message = complaint(problem, operands);
         assert!(message.contains(words), "{message} without {words}");

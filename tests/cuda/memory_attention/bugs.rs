@@ -47,7 +47,7 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "(value_at + j * 16)",
     ),
     (
-        "an eighth token and no more of the last eight",
+        "a ninth token is left out",
         "memory_attention.cu",
         "else if (count > 8) attend<2>",
         "else if (count > 9) attend<2>",
@@ -85,10 +85,10 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "",
     ),
     (
-        "tokens of a tile's second half twice",
+        "tokens of a tile's second half are those of the first",
         "memory_attention.cu",
-        "attend<2>(keys, values, from,",
-        "attend<2>(keys, values, 0,",
+        "attend<1>(keys, values, from,",
+        "attend<1>(keys, values, 0,",
     ),
     (
         "neighbours in a tile have the tokens of the first",
@@ -147,8 +147,8 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
     (
         "rows beyond the last are written",
         "memory_attention_tables.cu",
-        "if (row + 8 * h >= rows) continue;",
-        "",
+        "if (row + 8 * h >= rows || ",
+        "if (",
     ),
     ("Y over X", "memory_attention_tables.cu", "half * width + coordinate", "coordinate"),
     (
