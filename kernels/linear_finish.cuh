@@ -7,7 +7,6 @@ constexpr int SLAB_ROWS = WARPS_DOWN * 16, SLAB_WIDTH = TILE_COLUMNS + 8;  // 8 
 constexpr int ROW_LANES = TILE_COLUMNS / 8;                                // lanes that finish a row
 constexpr int ROW_STEP = THREADS / ROW_LANES;                              // from a row of the slab to the next one of a thread
 static_assert(SLAB_ROWS % ROW_STEP == 0 && (ROW_STEP % 16 == 0 || 16 % ROW_STEP == 0), "all lanes finish as many rows");
-
 static_assert(WARP_COLUMNS % 32 == 0 || 32 % WARP_COLUMNS == 0, "a warp's columns begin within or at 32 of the slab's");
 
 enum Activation { NONE = 0, RELU = 1, GELU = 2 };
@@ -123,11 +122,19 @@ DEV void load_slab(float (&v)[8], const float* low, const float* high) {
     v[0] = first.x, v[1] = first.y, v[2] = first.z, v[3] = first.w, v[4] = second.x, v[5] = second.y, v[6] = second.z, v[7] = second.w;
 }
 
+// Eight columns of the residual of each of a thread's rows of the slab, whose first is row `first` of y.
+typedef uint4 Residual[SLAB_ROWS / ROW_STEP];
+DEV void load_residual(Residual& residual, const Finish& to, const Columns& at, int first) {
+    const bf16* from = to.residual + (size_t)first * to.columns + at.first;
+#pragma unroll
+    for (int n = 0; n < SLAB_ROWS; n += ROW_STEP)
+        if (first + row_of_slab(n) < to.rows) residual[n / ROW_STEP] = *(const uint4*)(from + row_of_slab(n) * to.columns);
+}
+
 // A thread's rows of the slab, whose first is row `first` of y, to y: what most layers want, with few branches.
-template <int ACTIVATION> DEV void finish_plainly(const float* low, const float* high, const float (&bias)[8], const Finish& to, const Columns& at, int first) {
-    const size_t offset = (size_t)first * to.columns + at.first;
-    const bf16* residual = to.residual + offset;
-    bf16* y = (bf16*)to.y + offset;
+template <int ACTIVATION>
+DEV void finish_plainly(const float* low, const float* high, const float (&bias)[8], const Residual& residual, const Finish& to, const Columns& at, int first) {
+    bf16* y = (bf16*)to.y + (size_t)first * to.columns + at.first;
 #pragma unroll
     for (int n = 0; n < SLAB_ROWS; n += ROW_STEP) {
         const int further = row_of_slab(n);
@@ -138,7 +145,7 @@ template <int ACTIVATION> DEV void finish_plainly(const float* low, const float*
         for (int e = 0; e < 8; e++) v[e] = activated(v[e] + bias[e], ACTIVATION);
         if (to.residual) {
             float other[8];
-            load_f32<8>(other, residual + further * to.columns);
+            load_f32<8>(other, (const bf16*)&residual[n / ROW_STEP]);
 #pragma unroll
             for (int e = 0; e < 8; e++) v[e] += other[e];
         }
@@ -159,6 +166,9 @@ DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* sl
     float* const of_columns[2] = {mine + (lane % 4 * 2 ^ swapped << 2), mine + (lane % 4 * 2 ^ (swapped ^ 1) << 2)};
 #pragma unroll 1
     for (int block = 0; block < BLOCKS_DOWN; block++) {
+        const int first = first_row + block * 16 + row_of_slab(slab_row);
+        Residual residual = {};  // on its way while the slab is written: behind stores to what may be the same, each load would be waited for
+        if (plain && to.residual && columns.count > 0) load_residual(residual, to, columns, first);
         __syncthreads();  // the slab, or the stages in its place, have been read by all
         // Registers have no index: only this is there once per block of rows.
 #pragma unroll
@@ -172,11 +182,10 @@ DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* sl
             }
         }
         __syncthreads();  // the slab is written
-        const int first = first_row + block * 16 + row_of_slab(slab_row);
         if (plain) {
             if (columns.count <= 0) continue;
-            if (to.activation == RELU) finish_plainly<RELU>(low, high, bias, to, columns, first);
-            else finish_plainly<NONE>(low, high, bias, to, columns, first);
+            if (to.activation == RELU) finish_plainly<RELU>(low, high, bias, residual, to, columns, first);
+            else finish_plainly<NONE>(low, high, bias, residual, to, columns, first);
             continue;
         }
 #pragma unroll 1

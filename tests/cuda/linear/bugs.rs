@@ -106,6 +106,18 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "v[e] + bias[e]",
     ),
     (
+        "the residual of a thread's first row",
+        "linear_finish.cuh",
+        "&residual[n / ROW_STEP]",
+        "&residual[0]",
+    ),
+    (
+        "residual rows beyond the last are read",
+        "linear_finish.cuh",
+        "if (first + row_of_slab(n) < to.rows) residual",
+        "residual",
+    ),
+    (
         "every block of rows is the first",
         "linear_finish.cuh",
         "if (i != block) continue;",
