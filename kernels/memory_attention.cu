@@ -24,6 +24,7 @@
 // Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
 // A position then cost 1.6 us per block whatever its tokens, see benches/runs/2026-11-27-h200; that several share a tile is since then, and has not been timed on a GPU.
 // Tried and counted: weights too large found by their sums, which spares the maxima but keeps exponentials and the second product apart: as many instructions.
+// Several lanes in a block would read no less: a tile serves 256 queries, be they of one lane or of several.
 // Not tried: m16n8k8 for an odd group of 8 tokens; reaching for tokens and Y more than a tile ahead; tokens in f16 in the memory bank, which would not have to be turned.
 #include "memory.cuh"
 #include "tile.cuh"
