@@ -334,6 +334,19 @@ fn weights_are_inspected_verified_and_converted() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(run(&["weights", "verify", converted.to_str().unwrap()]).status.code(), Some(0));
 
+    // Where no file is named, none is replaced.
+    let (source, there) = (folder.path().join("mine.pth"), folder.path().join("mine.safetensors"));
+    std::fs::write(&source, "").unwrap();
+    std::fs::write(&there, "precious").unwrap();
+    let replacing = run(&["weights", "convert", source.to_str().unwrap()]);
+    assert_eq!(replacing.status.code(), Some(2));
+    assert!(
+        stderr(&replacing).contains("mine.safetensors is there already"),
+        "{}",
+        stderr(&replacing)
+    );
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "precious");
+
     let over_itself = run(&["weights", "convert", demo]);
     assert_eq!(over_itself.status.code(), Some(2));
     assert!(

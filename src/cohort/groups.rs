@@ -45,7 +45,7 @@ impl Grouping {
     /// Reads lines `case,group`, with or without a heading line of these words.
     ///
     /// # Errors
-    /// When the file cannot be read, a line has other than two fields, or a case has two groups.
+    /// When the file cannot be read, a line has other than two fields, a case has two groups, or one group of several is called `all`.
     pub fn from_file(path: &Path) -> Result<Self> {
         let shown = path.display();
         // A pipe is as good as a file.
@@ -87,6 +87,10 @@ impl Grouping {
         }
         if table.is_empty() {
             bad_input!("{shown} names no case; every line should be CASE,GROUP");
+        }
+        let is_all = |group: &&String| group.as_str() == "all";
+        if table.values().any(|group| is_all(&group)) && !table.values().all(|group| is_all(&group)) {
+            bad_input!("{shown}: a group is called all, as all groups together are; call it otherwise");
         }
         Ok(Self::Table(table, shown.to_string()))
     }

@@ -11,9 +11,10 @@ use crate::unet::exchange::Fold;
 use crate::unet::trainer::fold::Prepared;
 use crate::volume::Volume;
 use crate::{atomic_file, bad_input};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use crate::unet::transfer::POSTPROCESSING as FILE;
@@ -118,6 +119,18 @@ pub fn decide(prepared: &Prepared, out: &Path, stop: &Stop) -> Result<Option<Pos
     let path = out.join(FILE);
     atomic_file::write_bytes(&path, (serde_json::to_string_pretty(&decided)? + "\n").as_bytes())?;
     Ok(Some(decided))
+}
+
+/// Removes what was decided for networks of which one is trained anew.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn forget(out: &Path) -> Result<()> {
+    let path = out.join(FILE);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("{}: cannot be removed", path.display())),
+        _ => Ok(()),
+    }
 }
 
 fn decide_from(pairs: &[Pair], classes: u8, ignored: Option<u8>, stop: &Stop) -> Result<Postprocessing> {

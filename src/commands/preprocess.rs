@@ -13,10 +13,11 @@ use crate::stop::Stop;
 use crate::unet::dataset::{CaseFiles, Dataset};
 use crate::unet::plan::Plans;
 use crate::unet::preprocess::preprocess;
-use crate::unet::splits::five_folds;
-use crate::{atomic_file, note};
+use crate::unet::splits::{Split, five_folds};
+use crate::{atomic_file, note, warning};
 use anyhow::{Context, Result};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -87,11 +88,41 @@ fn write_descriptions(out: &Path, dataset: &Dataset, plans: &Plans, tasks: &[Tas
     write_json(&out.join("dataset.json"), &dataset.json)?;
     write_json(&out.join("nnUNetPlans.json"), &plans.to_json())?;
     let splits = out.join("splits_final.json");
+    let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
     if splits.is_file() {
+        warn_of_other_cases(&splits, &names);
         return Ok(());
     }
-    let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
     write_json(&splits, &five_folds(&names))
+}
+
+/// Says which cases the folds name that the data set has no longer, and which it has that they do not name.
+fn warn_of_other_cases(path: &Path, names: &[String]) {
+    let splits = fs::read_to_string(path).ok();
+    let Some(splits) = splits.and_then(|text| serde_json::from_str::<Vec<Split>>(&text).ok()) else {
+        return; // training says so
+    };
+    let of_folds: BTreeSet<&String> = splits.iter().flat_map(|split| split.train.iter().chain(&split.val)).collect();
+    let names: BTreeSet<&String> = names.iter().collect();
+    let listed = |cases: Vec<&&String>| cases.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let (gone, new) = (
+        of_folds.difference(&names).collect::<Vec<_>>(),
+        names.difference(&of_folds).collect::<Vec<_>>(),
+    );
+    if !gone.is_empty() {
+        warning!(
+            "{}: networks are still trained on cases that the data set has no longer: {}; remove the file to have folds made anew",
+            path.display(),
+            listed(gone)
+        );
+    }
+    if !new.is_empty() {
+        warning!(
+            "{}: no network is trained on cases that came later: {}; remove the file to have folds made anew",
+            path.display(),
+            listed(new)
+        );
+    }
 }
 
 /// A copy of the label as it is, which predictions of held-out cases are compared with.

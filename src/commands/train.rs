@@ -3,6 +3,7 @@
 use super::{preprocess, thread_count, write_json};
 use crate::cli::train::TrainArgs;
 use crate::cli::unet::PreprocessArgs;
+use crate::cohort::presence::is_busy;
 use crate::cohort::runner::Exit;
 use crate::cohort::signals;
 use crate::cohort::{held_out, postprocessing};
@@ -22,9 +23,13 @@ use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Threads of arithmetic that one thread of batches feeds.
 const THREADS_PER_LOADER: usize = 8;
+/// Time between two looks at what other processes do.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     let request = request(args)?;
@@ -42,9 +47,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     }
     let folder = match is_preprocessed {
         true => args.dataset.clone(),
-        false => match prepare(args, &device, &stop)? {
-            (folder, Exit::Done) => folder,
-            (_, exit) => return Ok(exit),
+        false => loop {
+            match prepare(args, &device, &stop)? {
+                (folder, Exit::Done) => break folder,
+                (folder, Exit::Elsewhere(_)) => wait_for_others(&folder, &stop)?,
+                (_, exit) => return Ok(exit),
+            }
         },
     };
     let prepared = Prepared::open(&folder)?;
@@ -60,6 +68,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
         if args.restart {
             held_out::forget(&args.out, fold)?; // first: were it killed in between, nobody would take old masks for new ones
             fold::restart(&args.out, fold)?;
+            postprocessing::forget(&args.out)?;
         }
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));
@@ -100,6 +109,24 @@ fn check_pseudo(prepared: &Prepared, request: &Request) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Waits until no other process preprocesses cases below `folder`.
+fn wait_for_others(folder: &Path, stop: &Stop) -> Result<()> {
+    note!("waiting for cases that another hpc-seg preprocesses");
+    let is_others = || {
+        fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| is_busy(&entry.path()))
+    };
+    while is_others() {
+        stop.check()?;
+        sleep(LOOK);
+    }
+    sleep(LOOK); // a process that has claimed a case and is gone, or is about to claim the next
+    stop.check()
 }
 
 /// Whether all cases that can be read are background.

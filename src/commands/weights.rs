@@ -34,6 +34,12 @@ fn convert(args: &WeightsConvertArgs) -> Result<()> {
     if out == args.file {
         bad_input!("{} would be written over itself; name another file with --out", out.display());
     }
+    if args.out.is_none() && out.exists() {
+        bad_input!(
+            "{} is there already; name it with --out to write over it, or another file",
+            out.display()
+        );
+    }
     let precision = match args.precision {
         PrecisionArg::Keep => Precision::Keep,
         PrecisionArg::F32 => Precision::F32,

@@ -124,7 +124,7 @@ pub fn share_within(surfels: &BothWays<(f64, f64)>, tolerance_mm: f64) -> f64 {
                 .map(|(_, area)| area)
                 .sum::<f64>()
         });
-        all.sum::<f64>()
+        all.sum::<f64>() + 0.0 // a sum of nothing is -0
     };
     area(&|distance| distance <= tolerance_mm) / area(&|_| true)
 }
@@ -152,5 +152,6 @@ mod tests {
         assert_eq!(weighed_percentile(&surfels[0], 90.0), 1.0);
         assert_eq!(weighed_percentile(&surfels[0], 91.0), 5.0);
         assert_eq!(share_within(&surfels, 1.0), 0.95);
+        assert_eq!(share_within(&surfels, -1.0).to_bits(), 0.0_f64.to_bits(), "no -0 in tables");
     }
 }

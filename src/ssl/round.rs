@@ -1,7 +1,7 @@
 //! A round's data set in nnU-Net's layout: the labelled cases and the pseudo-labelled ones, listed with their files where they lie, and the folds that the round trains.
 
 use crate::unet::splits::Split;
-use crate::{atomic_file, bad_input};
+use crate::{atomic_file, bad_input, warning};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,38 +29,63 @@ pub struct Description {
 }
 
 impl Description {
-    /// That of `FOLDER/dataset.json`, if there is one of a single channel; else an MRI of labels that are called by their values, up to `most`.
-    pub fn of(folder: &Path, most: u16) -> Self {
-        let text = fs::read_to_string(folder.join("dataset.json")).unwrap_or_default();
-        let known = serde_json::from_str::<Value>(&text).ok().and_then(|json| Self::known(&json, most));
-        known.unwrap_or_else(|| Self {
-            channel: "MRI".to_owned(),
-            labels: (0..=most)
-                .map(|label| {
-                    if label == 0 {
-                        "background".to_owned()
-                    } else {
-                        format!("label_{label}")
-                    }
-                })
-                .collect(),
-        })
-    }
-
-    fn known(json: &Value, most: u16) -> Option<Self> {
-        let channels = json.get("channel_names").or_else(|| json.get("modality"))?.as_object()?;
-        let labels = json.get("labels")?.as_object()?;
-        let name = |label: u16| {
-            labels
-                .iter()
-                .find(|(_, value)| value.as_u64() == Some(u64::from(label)))
-                .map(|(name, _)| name.clone())
+    /// That of `FOLDER/dataset.json` as nnU-Net or the Medical Segmentation Decathlon write it: its channel 0, and its labels if it names all up to `most`, which are else
+    /// called by their values. Without the file, an MRI.
+    ///
+    /// # Errors
+    /// A file that is none of theirs: what the images are decides how they are normalised.
+    pub fn of(folder: &Path, most: u16) -> Result<Self> {
+        let path = folder.join("dataset.json");
+        let by_value = || {
+            let name = |label: u16| (label > 0).then(|| format!("label_{label}"));
+            (0..=most)
+                .map(|label| name(label).unwrap_or_else(|| "background".to_owned()))
+                .collect()
         };
-        Some(Self {
-            channel: channels.values().next()?.as_str()?.to_owned(),
-            labels: (0..=most).map(name).collect::<Option<_>>()?,
+        if !path.is_file() {
+            return Ok(Self {
+                channel: "MRI".to_owned(),
+                labels: by_value(),
+            });
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        let json = serde_json::from_str::<Value>(&text).ok();
+        let channels = json
+            .as_ref()
+            .and_then(|json| json.get("channel_names").or_else(|| json.get("modality")));
+        let Some(channel) = channels.and_then(|names| names.get("0")?.as_str()) else {
+            bad_input!(
+                "{}: does not say what the images are; mend it, such as {{\"channel_names\": {{\"0\": \"CT\"}}, ...}}, or remove it (they are taken for MRI then)",
+                path.display()
+            );
+        };
+        let labels = json.as_ref().and_then(|json| names_of_labels(json.get("labels")?, most));
+        if labels.is_none() {
+            warning!(
+                "{}: does not name all labels up to {most}, which are called by their values",
+                path.display()
+            );
+        }
+        Ok(Self {
+            channel: channel.to_owned(),
+            labels: labels.unwrap_or_else(by_value),
         })
     }
+}
+
+/// By value, from names with values (nnU-Net's) or values with names (the Decathlon's); numbers may be text.
+fn names_of_labels(labels: &Value, most: u16) -> Option<Vec<String>> {
+    let number = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    let labels = labels.as_object()?;
+    let named = |label: u16| {
+        let wanted = Some(u64::from(label));
+        let by_name = labels
+            .iter()
+            .find(|(_, value)| number(value) == wanted)
+            .map(|(name, _)| name.as_str());
+        by_name.or_else(|| labels.get(&label.to_string())?.as_str()).map(str::to_owned)
+    };
+    (0..=most).map(named).collect()
 }
 
 /// Writes `FOLDER/dataset.json` with all cases.
@@ -173,7 +198,7 @@ mod tests {
     fn a_round_is_a_data_set_whose_folds_never_see_their_own_cases() {
         let folder = tempfile::tempdir().unwrap();
         let members: Vec<Member> = ["l", "a", "b", "c"].iter().map(|name| member(folder.path(), name)).collect();
-        let description = Description::of(folder.path(), 2);
+        let description = Description::of(folder.path(), 2).unwrap();
         assert_eq!(description.labels, ["background", "label_1", "label_2"]);
         let out = folder.path().join("round");
         write_dataset(&out, &description, &members.iter().collect::<Vec<_>>()).unwrap();
@@ -206,17 +231,24 @@ mod tests {
     #[test]
     fn names_come_from_the_labelled_folder_where_it_has_them() {
         let folder = tempfile::tempdir().unwrap();
-        let json = json!({"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}});
-        fs::write(folder.path().join("dataset.json"), json.to_string()).unwrap();
-        let found = Description::of(folder.path(), 1);
-        assert_eq!(
-            (found.channel.as_str(), found.labels.join(" ")),
-            ("CT", "background liver".to_owned())
-        );
-        assert_eq!(
-            Description::of(folder.path(), 3).channel,
-            "MRI",
-            "a label that dataset.json does not know"
-        );
+        let of = |json: &str, most: u16| {
+            fs::write(folder.path().join("dataset.json"), json).unwrap();
+            Description::of(folder.path(), most).map(|found| (found.channel, found.labels.join(" ")))
+        };
+        let nnunet = r#"{"channel_names": {"1": "T2", "0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2}}"#;
+        let text = r#"{"channel_names": {"0": "CT"}, "labels": {"background": "0", "liver": "1"}}"#;
+        let decathlon = r#"{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}"#;
+        for json in [nnunet, text, decathlon] {
+            assert_eq!(of(json, 1).unwrap(), ("CT".to_owned(), "background liver".to_owned()), "{json}");
+        }
+        // A label that it does not name takes the channel's name along no longer.
+        assert_eq!(of(text, 2).unwrap(), ("CT".to_owned(), "background label_1 label_2".to_owned()));
+        for broken in ["{", "{}", r#"{"channel_names": ["CT"]}"#] {
+            let message = of(broken, 1).unwrap_err().to_string();
+            assert!(
+                message.contains("dataset.json: does not say what the images are; mend it"),
+                "{message}"
+            );
+        }
     }
 }

@@ -258,5 +258,5 @@ fn seconds_left(steps: &[StepStatus]) -> Option<f64> {
         let mean = seen.get(&kind).map(|(sum, count)| sum / count);
         mean.or_else(|| is_quick(&kind).then_some(0.0))
     });
-    left.sum()
+    left.sum::<Option<f64>>().map(|seconds| seconds + 0.0) // a sum of nothing is -0
 }

@@ -96,7 +96,7 @@ impl<'a> Work<'a> {
             bad_input!("{name} is a labelled case and a test case; take it out of one of the folders");
         }
         Ok(Self {
-            description: Description::of(&settings.labelled, most_label(&cohort)?),
+            description: Description::of(&settings.labelled, most_label(&cohort)?)?,
             places: Places::new(out),
             redo: false,
             device_options: Vec::new(),

@@ -175,6 +175,17 @@ impl Dataset {
         if let Some(folder) = labels {
             self.warn_of_labels_alone(folder, &cases);
         }
+        let is_volume = |name: &&String| [".nii", ".nii.gz", ".hdr", ".hdr.gz"].iter().any(|ending| name.ends_with(ending));
+        let mut others: Vec<&String> = names.iter().filter(is_volume).filter(|name| numbered(name).is_none()).collect();
+        others.sort();
+        if let Some(first) = others.first() {
+            warning!(
+                "{}: volumes that are left out: {}, such as {first}; images are called CASE_0000{}",
+                images.display(),
+                others.len(),
+                self.ending
+            );
+        }
         let file = |case: &str, channel: usize| images.join(format!("{case}_{channel:04}{}", self.ending));
         let files = |name: String| CaseFiles {
             images: (0..self.channels.len()).map(|channel| file(&name, channel)).collect(),

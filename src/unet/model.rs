@@ -5,9 +5,9 @@ use super::names::Parameter;
 use super::network::Network;
 use super::plan::Plans;
 use super::predict::Predictor;
-use crate::bad_input;
 use crate::sha256;
 use crate::weights::{Checkpoint, StrictLoader};
+use crate::{bad_input, warning};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -135,6 +135,9 @@ pub(super) fn checkpoints(folder: &Path, folds: &[String]) -> Result<Vec<PathBuf
                 folder.display()
             ),
         };
+        if let Some(twice) = folds.iter().enumerate().find(|(at, fold)| folds[..*at].contains(fold)) {
+            bad_input!("--folds names {} twice; its network would count twice", twice.1);
+        }
         return folds.iter().map(path).collect();
     }
     let entries = fs::read_dir(folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
@@ -142,6 +145,17 @@ pub(super) fn checkpoints(folder: &Path, folds: &[String]) -> Result<Vec<PathBuf
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| name.strip_prefix("fold_").map(str::to_owned))
         .collect();
+    // Copies that were put aside, such as fold_1.old, are no networks of the model.
+    names.retain(|name| {
+        let is_fold = name == "all" || name.bytes().all(|b| b.is_ascii_digit());
+        if !is_fold && of(name).is_some() {
+            warning!(
+                "{}: is left out; folds are called fold_0, fold_1, ... or fold_all",
+                folder.join(format!("fold_{name}")).display()
+            );
+        }
+        is_fold
+    });
     names.sort();
     // A network of all cases is a model of its own, not one of five.
     let is_one = |name: &String| name != "all" && of(name).is_some();

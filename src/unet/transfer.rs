@@ -6,6 +6,7 @@ use super::exchange::{Fold, Trained, write_model, write_shared};
 use super::model::{checkpoints, load_values, mirrored_axes};
 use super::names::parameters;
 use super::plan::Plans;
+use super::trainer::fold::SETTINGS;
 use super::trainer::history::History;
 use crate::weights::{Checkpoint, write_safetensors};
 use crate::{atomic_file, bad_input};
@@ -31,7 +32,7 @@ pub const POSTPROCESSING: &str = "postprocessing.json";
 /// no fold is named, `postprocessing.json`, if there is one. Every tensor is checked against the plans first.
 ///
 /// # Errors
-/// As for opening a model; the same folder twice; a folder that cannot be written or holds another model's plans.
+/// As for opening a model; the same folder twice; a folder that cannot be written, holds another model's plans, or networks that were trained there.
 pub fn transfer(folder: &Path, folds: &[String], out: &Path, form: Form) -> Result<Vec<PathBuf>> {
     if matches!((folder.canonicalize(), out.canonicalize()), (Ok(a), Ok(b)) if a == b) {
         bad_input!("{}: would be written into itself; choose another --out", out.display());
@@ -39,9 +40,20 @@ pub fn transfer(folder: &Path, folds: &[String], out: &Path, form: Form) -> Resu
     let (plans, dataset) = (Plans::read(&folder.join("plans.json"))?, Dataset::open(folder)?);
     let channels = plans.configuration.normalisation.len();
     let parameters = parameters(&plans.configuration.architecture, channels, dataset.classes());
+    let checkpoints = checkpoints(folder, folds)?;
+    let found: Vec<Fold> = checkpoints.iter().map(|path| fold_of(path)).collect::<Result<_>>()?;
+    let trained_there = found
+        .iter()
+        .map(|fold| out.join(format!("fold_{fold}")))
+        .find(|place| place.join(SETTINGS).is_file());
+    if let Some(place) = trained_there {
+        bad_input!(
+            "{}: holds a network that was trained there, which would be lost; choose another --out",
+            place.display()
+        );
+    }
     let mut written = Vec::new();
-    for path in checkpoints(folder, folds)? {
-        let fold = fold_of(&path)?;
+    for (path, fold) in checkpoints.into_iter().zip(found) {
         let checkpoint = Checkpoint::open(&path)?;
         let (values, mirrored) = (load_values(&checkpoint, &parameters)?, mirrored_axes(&checkpoint)?);
         let trained = Trained {

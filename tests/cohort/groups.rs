@@ -98,6 +98,7 @@ fn broken_tables_and_patterns_are_refused_with_the_line() {
         ("A1,\n", "line 1: the group is empty"),
         ("case,group\n", "names no case"),
         ("", "names no case"),
+        ("A1,all\nA2,b\n", "a group is called all, as all groups together are"),
     ] {
         let error = table(text).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");

@@ -139,6 +139,22 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);
     fs::copy(phantoms.labels(4), phantoms.at("data/labelsTr/phantom_4.nii.gz")).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(3, &["labelsTr: label maps without an image: 1, such as phantom_4.nii.gz"]);
+    // Cases that came and went since the folds were made, and a name that is no case's.
+    let of = |folder: &str, name: &str| phantoms.at("data").join(folder).join(name);
+    fs::copy(phantoms.image(0), of("imagesTr", "later_0000.nii.gz")).unwrap();
+    fs::copy(phantoms.labels(0), of("labelsTr", "later.nii.gz")).unwrap();
+    for file in [phantoms.image(5), phantoms.labels(5)] {
+        fs::remove_file(file).unwrap();
+    }
+    fs::write(of("imagesTr", "foo.nii.gz"), "").unwrap();
+    preprocessed(&phantoms, "out", &[]).expect(
+        3,
+        &[
+            "still trained on cases that the data set has no longer: phantom_005",
+            "no network is trained on cases that came later: later",
+            "volumes that are left out: 1, such as foo.nii.gz",
+        ],
+    );
     fs::remove_file(phantoms.labels(4)).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(2, &["phantom_004.nii.gz: is missing"]);
     fs::remove_file(phantoms.at("data/dataset.json")).unwrap();

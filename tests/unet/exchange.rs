@@ -331,7 +331,15 @@ fn a_model_goes_to_nnu_net_and_back_with_the_same_bytes() {
     fs::rename(folder.path().join("ours/fold_3"), folder.path().join("ours/fold_third")).unwrap();
     let (code, said) = go(["export", "--model", "ours", "--out", "new"]);
     assert!(
-        code == Some(2) && said.contains("ours/fold_third: folds are called fold_0, fold_1, ... or fold_all"),
+        code == Some(0) && said.contains("ours/fold_third: is left out; folds are called fold_0, fold_1, ... or fold_all"),
+        "{said}"
+    );
+    assert!(!folder.path().join("new/fold_third").exists());
+    // Networks that were trained in the folder are not lost.
+    fs::write(folder.path().join("new/fold_0/training.json"), "{}").unwrap();
+    let (code, said) = go(["export", "--model", "ours", "--out", "new"]);
+    assert!(
+        code == Some(2) && said.contains("new/fold_0: holds a network that was trained there, which would be lost"),
         "{said}"
     );
 }

@@ -78,19 +78,25 @@ fn a_data_set_becomes_a_model_that_predicts() {
     let summary: Value = serde_json::from_slice(&summary).unwrap();
     assert_eq!(summary["metric_per_case"].as_array().map(Vec::len), Some(1));
     trained(&phantoms, "data", "model", &course).expect(0, &["fold_0: was finished before"]);
-    // Trained anew, the fold is compared anew, whenever that is.
+    // Trained anew, the fold is compared anew, whenever that is; what was decided for the former networks is forgotten.
+    let decided = phantoms.at("model/postprocessing.json");
+    fs::write(&decided, "{}").unwrap();
     let anew = [&course[..], &["--restart", "--no-validation"]].concat();
     trained(&phantoms, "data", "model", &anew).expect(0, &["fold_0: trained"]);
-    assert!(!phantoms.at("model/fold_0/validation").exists());
+    assert!(!phantoms.at("model/fold_0/validation").exists() && !decided.exists());
     trained(&phantoms, "data", "model", &course).expect(0, &["fold_0: was finished before", "fold_0: the held-out cases"]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
-    command.args(["predict", "--model"]).arg(phantoms.at("model"));
-    command
-        .arg("--input")
-        .arg(phantoms.at("data/imagesTr"))
-        .arg("--out")
-        .arg(phantoms.at("predicted"));
-    Answer::of(command.output().unwrap()).expect(0, &["5 done"]);
+    let predicted = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
+        command.args(["predict", "--model"]).arg(phantoms.at("model"));
+        command.arg("--input").arg(phantoms.at("data/imagesTr"));
+        command.arg("--out").arg(phantoms.at("predicted")).args(more);
+        Answer::of(command.output().unwrap())
+    };
+    predicted(&["--folds", "0,0"]).expect(2, &["--folds names 0 twice"]);
+    // A copy that was put aside is no network of the model.
+    fs::create_dir(phantoms.at("model/fold_0.old")).unwrap();
+    fs::write(phantoms.at("model/fold_0.old/checkpoint_final.pth"), "").unwrap();
+    predicted(&[]).expect(0, &["fold_0.old: is left out", "5 done"]);
     // The held-out case's prediction is that of `predict`.
     let held_out = fs::read_dir(phantoms.at("model/fold_0/validation")).unwrap();
     let mut names = held_out.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -254,4 +260,31 @@ fn data_that_show_nothing_are_told_of() {
     let other = ["--plans", "other.json"];
     trained(&phantoms, "pre", "other", &other).expect(2, &["--plans other.json", "leave --plans out"]);
     assert!(!phantoms.at("other").exists());
+}
+
+#[test]
+fn folds_that_are_started_together_share_the_preprocessing_and_are_all_trained() {
+    let phantoms = data_set(6, [16, 64, 64]);
+    plan(&phantoms, "plans", &SMALL).expect(0, &[]);
+    let plans = phantoms.at("plans/nnUNetPlans.json");
+    let start = |fold: &str| {
+        let course = [
+            "--epochs",
+            "1",
+            "--iterations",
+            "1",
+            "--no-validation",
+            "--threads",
+            "1",
+            "--fold",
+            fold,
+        ];
+        let mut command = train(&phantoms, "data", "model", &course);
+        command.arg("--plans").arg(&plans).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    for (fold, child) in ["0", "1", "2"].map(|fold| (fold, start(fold))) {
+        let trained = format!("fold_{fold}: trained");
+        Answer::of(child.wait_with_output().unwrap()).expect(0, &[&trained]);
+    }
 }

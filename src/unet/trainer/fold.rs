@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// The weights that a finished fold has.
 pub const FINAL: &str = "checkpoint_final.pth";
 /// What a fold is trained with; a run that goes on must be given the same.
-const SETTINGS: &str = "training.json";
+pub(crate) const SETTINGS: &str = "training.json";
 const LOCK: &str = "training.lock";
 
 /// Preprocessed cases and what they were made by.
