@@ -18,6 +18,20 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| Ok(file.write_all(bytes)?))
 }
 
+/// Writes `bytes` to a `path` that the user named for it: into the file that a link points at, and straight into what is no file, such as a pipe or `/dev/stdout`.
+///
+/// # Errors
+/// As [`write_with`].
+pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(target) if !target.is_file() && !target.is_dir() => {
+            fs::write(path, bytes).with_context(|| format!("{}: could not be written", path.display()))
+        }
+        Ok(_) => write_bytes(&fs::canonicalize(path)?, bytes),
+        Err(_) => write_bytes(path, bytes),
+    }
+}
+
 /// Lets `fill` write the content of `path`, which afterwards holds either all of it or what it held before; on an error nothing stays behind.
 ///
 /// # Errors
@@ -156,6 +170,32 @@ mod tests {
         );
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["mask.nii.gz"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_that_the_user_named_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, link, pipe] = ["real.json", "link.json", "pipe"].map(|name| folder.path().join(name));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        write_named(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && fs::read(&real).unwrap() == b"new");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_named(&pipe, b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(!fs::metadata(&pipe).unwrap().is_file());
+        write_named(&folder.path().join("fresh.json"), b"1").unwrap();
+        assert!(
+            write_named(folder.path(), b"1")
+                .unwrap_err()
+                .to_string()
+                .contains("a folder has that name")
+        );
     }
 
     #[test]

@@ -405,7 +405,18 @@ fn phantoms_make_a_cohort_that_pseudo_label_understands_and_the_same_one_each_ti
     assert_eq!(plan["cases"].as_array().unwrap().len(), 2);
 
     put(folder.path(), "again/imagesTs/patient_0000.nii.gz", "x");
+    put(folder.path(), "hospital/dataset.json", "{}");
     for (name, more, expected) in [
+        (
+            "data",
+            &["--first", "1"][..],
+            "imagesTr holds phantom_000_0000.nii.gz, which is not",
+        ),
+        (
+            "hospital",
+            &[],
+            "dataset.json describes other data than these phantoms; choose an empty",
+        ),
         (
             "again",
             &[][..],

@@ -32,8 +32,8 @@ pub struct EvaluateArgs {
     /// Which measures, and by whose rules
     #[arg(long, value_name = "NAME", value_enum, default_value_t = PresetArg::Full, help_heading = "Measures")]
     pub preset: PresetArg,
-    /// Distances in mm up to which surfaces count as equal (NSD), such as 1,3
-    #[arg(long, value_name = "MM", value_delimiter = ',', default_value = "3", help_heading = "Measures")]
+    /// Distances in mm up to which surfaces count as equal (NSD), such as 1,3 (default: 3)
+    #[arg(long, value_name = "MM", value_delimiter = ',', help_heading = "Measures")]
     pub tolerance: Vec<f64>,
     /// Labels to compare, such as 1,2 (default: all but 0 that occur)
     #[arg(long, value_name = "LABELS", value_delimiter = ',', help_heading = "Measures")]

@@ -92,6 +92,6 @@ impl Demo {
         };
         let mut read = |z: usize, out: &mut [f32]| image.slice_into(&axes, z, out);
         let (dims, spacing) = (axes.permute(image.dims()), axes.permute(image.geometry().spacing));
-        montage(&mut read, &found, dims, spacing, extras, &self.picture)
+        atomic_file::write_bytes(&self.picture, &montage(&mut read, &found, dims, spacing, extras)?)
     }
 }

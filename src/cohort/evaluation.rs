@@ -5,7 +5,6 @@
 mod export;
 mod summing;
 
-use crate::bad_input;
 use crate::cohort::discover::listed;
 use crate::cohort::groups::Grouping;
 use crate::cohort::layouts::volumes_by_stem;
@@ -13,9 +12,9 @@ use crate::messages::{self, Level, Progress};
 use crate::metrics::distance::Grid;
 use crate::metrics::measures::{Maps, Measure, Preset, of_class};
 use crate::metrics::overlap::{Overlap, Overlaps};
-use crate::panics;
 use crate::stop::Stop;
 use crate::volume::{AxisMap, Volume};
+use crate::{bad_input, panics, warning};
 use anyhow::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -198,6 +197,9 @@ impl Request {
                 prediction.display(),
                 reference.display()
             );
+        }
+        if let Some(contradiction) = truth.geometry().contradiction() {
+            warning!("{}: {contradiction}", reference.display());
         }
         let axes = AxisMap::default();
         let maps = [judged.labels(&axes)?, truth.labels(&axes)?];

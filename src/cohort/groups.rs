@@ -145,20 +145,16 @@ impl Grouping {
             assignment.supports.push(supports);
             assignment.group.push(group.unwrap_or_default());
         }
-        if let Self::Table(table, file) = self {
-            let unknown: Vec<&str> = table
-                .keys()
-                .map(String::as_str)
-                .filter(|case| !names.clone().any(|name| name == *case))
-                .collect();
-            if !unknown.is_empty() {
-                assignment.remarks.push(format!(
-                    "{file} names cases that are in neither folder: {}",
-                    listed(unknown.into_iter())
-                ));
-            }
-        }
+        assignment.remarks.extend(self.remark(&names.collect::<Vec<_>>()));
         Ok(assignment)
+    }
+
+    /// Which cases a table names that are not among `names`, those of two folders; none if all are.
+    pub fn remark(&self, names: &[&str]) -> Option<String> {
+        let Self::Table(table, file) = self else { return None };
+        let unknown: Vec<&str> = table.keys().map(String::as_str).filter(|case| !names.contains(case)).collect();
+        let listed = (!unknown.is_empty()).then(|| listed(unknown.into_iter()))?;
+        Some(format!("{file} names cases that are in neither folder: {listed}"))
     }
 
     fn no_group_message(&self, without: &[&str]) -> String {

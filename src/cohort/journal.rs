@@ -2,17 +2,21 @@
 //!
 //! Several processes may append to it; each reads what the others wrote before it takes a case. A case is finished when its last event is `done` and its outputs are there. A line that was torn by a crash is passed over.
 
-use crate::cohort::hashes::{FileHashes, HashedFile};
+mod history;
+
+use crate::cohort::hashes::HashedFile;
 use crate::cohort::presence::Presence;
 use crate::cohort::settings::hash_of;
 use crate::{clock, machine};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+pub use history::{History, Status};
 
 /// The journal's name in the output folder.
 pub const FILE_NAME: &str = "journal.jsonl";
@@ -167,30 +171,15 @@ impl Cost {
     }
 }
 
-/// Whether a case has to be worked on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// It was never finished, or the last attempt did not end well.
-    Open,
-    /// Its outputs are there and all they depend on is as it was.
-    Finished,
-    /// It was finished, but these things are different now.
-    Changed(Vec<String>),
-}
-
 /// The open journal of an output folder.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
     presence: Presence,
-    finished: HashMap<String, Fingerprint>,
-    latest: BTreeMap<String, Entry>,
-    /// What processes put into cases that are not done yet.
-    shared: BTreeMap<String, Cost>,
+    history: History,
     /// How much of the file is taken in.
     read: u64,
-    unreadable_lines: usize,
 }
 
 impl Journal {
@@ -207,11 +196,8 @@ impl Journal {
             file: file.with_context(opening)?,
             path: path.clone(),
             presence,
-            finished: HashMap::new(),
-            latest: BTreeMap::new(),
-            shared: BTreeMap::new(),
+            history: History::default(),
             read: 0,
-            unreadable_lines: 0,
         };
         journal.refresh().with_context(opening)?;
         Ok(journal)
@@ -231,12 +217,7 @@ impl Journal {
             false => bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
         };
         self.read += whole as u64;
-        for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            match serde_json::from_slice::<Entry>(line) {
-                Ok(entry) => self.take_in(entry),
-                Err(_) => self.unreadable_lines += 1,
-            }
-        }
+        self.history.read(&bytes[..whole]);
         Ok(())
     }
 
@@ -280,7 +261,7 @@ impl Journal {
         let entry = Entry::new(case, Event::Started);
         self.exclusively(|journal| {
             journal.refresh()?;
-            let is_done = journal.latest.get(case).is_some_and(|entry| entry.event == Event::Done);
+            let is_done = journal.history.latest().get(case).is_some_and(|entry| entry.event == Event::Done);
             if !is_done {
                 journal.write(&entry)?;
                 journal.refresh()?;
@@ -326,104 +307,8 @@ impl Journal {
         &mut self.presence
     }
 
-    /// The last event of every case, by name.
-    pub fn latest(&self) -> &BTreeMap<String, Entry> {
-        &self.latest
+    /// What it says of the cases.
+    pub fn history(&self) -> &History {
+        &self.history
     }
-
-    /// Whether `case` is finished with exactly this fingerprint, all of `outputs` being there.
-    pub fn status(&self, case: &str, now: &Fingerprint, outputs: &[PathBuf]) -> Status {
-        let Some(before) = self.finished.get(case) else {
-            return Status::Open;
-        };
-        let mut changes = now.changes_since(before);
-        changes.extend(
-            outputs
-                .iter()
-                .filter(|path| !path.is_file())
-                .map(|path| format!("{} is not there", path.display())),
-        );
-        if changes.is_empty() {
-            Status::Finished
-        } else {
-            Status::Changed(changes)
-        }
-    }
-
-    /// Whether any event of `case` was ever written down.
-    pub fn knows(&self, case: &str) -> bool {
-        self.latest.contains_key(case)
-    }
-
-    /// Whether the last attempt at `case` ended with an error, or was never heard of again.
-    pub fn was_in_vain(&self, case: &str) -> bool {
-        let latest = self.latest.get(case).map(|entry| entry.event);
-        matches!(latest, Some(Event::Started | Event::Failed))
-    }
-
-    /// What processes said that they put into `case`, which is not done yet.
-    pub fn shared(&self, case: &str) -> Option<Cost> {
-        self.shared.get(case).copied()
-    }
-
-    /// How many lines could not be read (torn by a crash, or edited).
-    pub fn unreadable_lines(&self) -> usize {
-        self.unreadable_lines
-    }
-
-    /// The hashes of all files that finished cases depend on.
-    pub fn hashes(&self) -> FileHashes {
-        let mut hashes = FileHashes::default();
-        self.finished
-            .values()
-            .flat_map(|fingerprint| fingerprint.inputs.values())
-            .for_each(|file| hashes.remember(file));
-        hashes
-    }
-
-    fn take_in(&mut self, mut entry: Entry) {
-        let case = entry.case.clone();
-        match (entry.event, entry.fingerprint.take()) {
-            (Event::Done, Some(fingerprint)) => {
-                self.shared.remove(&case);
-                self.finished.insert(case.clone(), fingerprint);
-            }
-            (Event::Skipped, _) if self.latest.contains_key(&case) => return,
-            (Event::Shared, _) => {
-                if let Some(cost) = entry.cost.filter(|_| !self.finished.contains_key(&case)) {
-                    let sum = self.shared(&case).map_or(cost, |before| before.with(cost));
-                    self.shared.insert(case, sum);
-                }
-                return;
-            }
-            // A new attempt may have replaced some outputs and not others, so what was finished before no longer is.
-            (Event::Started, _) => {
-                self.finished.remove(&case);
-            }
-            // What is said before an attempt, such as that an input cannot be read, changes nothing of what was made of it before.
-            _ => {}
-        }
-        self.latest.insert(case, entry);
-    }
-}
-
-/// What a journal says last of every case, without entering its folder; nothing where there is none.
-///
-/// # Errors
-/// A journal that cannot be read.
-pub fn latest_in(folder: &Path) -> Result<BTreeMap<String, Entry>> {
-    let path = folder.join(FILE_NAME);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
-    };
-    let entries = bytes
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
-    let mut latest = BTreeMap::new();
-    for entry in entries.filter(|entry| !matches!(entry.event, Event::Skipped | Event::Shared)) {
-        latest.insert(entry.case.clone(), entry);
-    }
-    Ok(latest)
 }

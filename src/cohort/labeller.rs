@@ -270,6 +270,9 @@ impl Labeller {
         self.check_runs(labelled.iter().map(|case| (*case, insertions)))?;
         let mut uses = Vec::new();
         for (support, checked) in labelled.iter().zip(&checked) {
+            if let Some(contradiction) = checked.image.geometry().contradiction() {
+                warnings.push(format!("{}: {contradiction}", support.image.display()));
+            }
             if checked.classes.is_empty() {
                 warnings.push(format!(
                     "{}: every mask is empty; this labelled volume is left out",

@@ -15,6 +15,8 @@ pub struct CaseFiles {
     pub uncertainty: PathBuf,
     /// Mean probability, `probability/CASE.nii.gz`, if it is wanted.
     pub probability: Option<PathBuf>,
+    /// The same, if it is not.
+    pub unwanted: Option<PathBuf>,
     /// What was done and found, `cases/CASE.json`.
     pub record: PathBuf,
     /// Contours on some slices, `cases/CASE.png`.
@@ -27,10 +29,12 @@ impl CaseFiles {
     /// The files of the case `name`.
     pub fn new(name: &str, save_probabilities: bool) -> Self {
         let (volume, json) = (format!("{name}.nii.gz"), format!("{name}.json"));
+        let (probability, unwanted) = optional(Path::new("probability").join(&volume), save_probabilities);
         Self {
             mask: PathBuf::from(&volume),
             uncertainty: Path::new("uncertainty").join(&volume),
-            probability: save_probabilities.then(|| Path::new("probability").join(&volume)),
+            probability,
+            unwanted,
             record: Path::new("cases").join(&json),
             picture: Path::new("cases").join(format!("{name}.png")),
             timings: Path::new("timings").join(&json),
@@ -43,6 +47,14 @@ impl CaseFiles {
         files.extend(&self.probability);
         files.push(&self.mask);
         files.into_iter().cloned().collect()
+    }
+}
+
+/// A file that is written only if it is wanted, first if it is and second if it is not.
+pub fn optional(file: PathBuf, is_wanted: bool) -> (Option<PathBuf>, Option<PathBuf>) {
+    match is_wanted {
+        true => (Some(file), None),
+        false => (None, Some(file)),
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Request {
     pub organ: Option<u8>,
 }
 
+/// The file that describes the data set.
+const DESCRIPTION: &str = "dataset.json";
+
 /// Sizes in turn, as different scanners would give them; each fits the demo network.
 const SIZES: [[usize; 3]; 3] = [[22, 112, 112], [24, 128, 128], [20, 96, 112]];
 
@@ -48,7 +51,8 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
         bad_input!("--first {}: there are no {cases} numbers from there on", request.first);
     };
     let names: Vec<String> = (request.first..end).map(case_name).collect();
-    refuse_other_images(out, &names)?;
+    let description = description(request)?;
+    refuse_other_data(out, names.split_at(*labelled), &description)?;
     progress.stage("making phantoms", *cases as u64);
     for (index, name) in names.iter().enumerate() {
         stop.check()?;
@@ -66,7 +70,7 @@ pub fn write(request: &Request, stop: &Stop, progress: &Progress) -> Result<Vec<
         )?;
         progress.advance(1);
     }
-    describe(request)?;
+    atomic_file::write_bytes(&out.join(DESCRIPTION), description.as_bytes())?;
     Ok(names)
 }
 
@@ -79,27 +83,25 @@ fn label_names(request: &Request) -> Vec<&'static str> {
 }
 
 /// nnU-Net's `dataset.json`: the classes' names.
-fn describe(request: &Request) -> Result<()> {
+fn description(request: &Request) -> Result<String> {
     let names = ["background"].into_iter().chain(label_names(request));
     let labels: Map<String, Value> = names
         .zip(0..)
         .map(|(name, label): (_, u8)| (name.to_owned(), label.into()))
         .collect();
     let json = json!({"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": request.labelled, "file_ending": ".nii.gz"});
-    atomic_file::write_bytes(
-        &request.out.join("dataset.json"),
-        (serde_json::to_string_pretty(&json)? + "\n").as_bytes(),
-    )
+    Ok(serde_json::to_string_pretty(&json)? + "\n")
 }
 
 fn case_name(index: usize) -> String {
     format!("phantom_{index:03}")
 }
 
-/// A folder with more cases than these, or other ones, is not ours to add to: old and new phantoms would be mixed.
-fn refuse_other_images(out: &Path, names: &[String]) -> Result<()> {
-    let ours: Vec<String> = names.iter().map(|name| format!("{name}_0000.nii.gz")).collect();
-    for folder in ["imagesTr", "imagesTs"].map(|name| out.join(name)) {
+/// A folder with more cases than these, or other ones, or another description is not ours to add to: old and new data would be mixed.
+fn refuse_other_data(out: &Path, (labelled, others): (&[String], &[String]), description: &str) -> Result<()> {
+    for (name, cases) in [("imagesTr", labelled), ("imagesTs", others)] {
+        let folder = out.join(name);
+        let ours: Vec<String> = cases.iter().map(|name| format!("{name}_0000.nii.gz")).collect();
         let files = fs::read_dir(&folder)
             .into_iter()
             .flatten()
@@ -111,6 +113,13 @@ fn refuse_other_images(out: &Path, names: &[String]) -> Result<()> {
                 folder.display()
             );
         }
+    }
+    let path = out.join(DESCRIPTION);
+    if path.exists() && fs::read(&path).ok().as_deref() != Some(description.as_bytes()) {
+        bad_input!(
+            "{} describes other data than these phantoms; choose an empty folder with --out",
+            path.display()
+        );
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The runner has a cohort's cases worked on, by one worker or several: skips the finished ones, keeps going past those that fail, stops when asked to.
 //! Other processes may work on the same cohort into the same folder; each case is one's only.
 
+mod folder;
+
 use crate::cohort::failed;
 use crate::cohort::hashes::FileHashes;
 use crate::cohort::journal::{Event, Fingerprint, Journal, Status};
@@ -8,7 +10,8 @@ use crate::cohort::presence::Claim;
 use crate::cohort::settings::hash_of;
 use crate::messages::{self, Level, Progress};
 use crate::stop::{self, Stop};
-use crate::{atomic_file, bad_input, note, panics, warning};
+use crate::volume::files_of;
+use crate::{atomic_file, note, panics, warning};
 use anyhow::{Context, Error, Result, anyhow};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,6 +22,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
+pub use folder::outlook;
+
 /// One case to work on.
 #[derive(Clone, Debug)]
 pub struct Task<T> {
@@ -28,8 +33,24 @@ pub struct Task<T> {
     pub inputs: Vec<(String, PathBuf)>,
     /// The files it will have written when it is done, relative to the output folder.
     pub outputs: Vec<PathBuf>,
+    /// Files that it writes with other options, and that must not stay beside results of another attempt; relative to the output folder.
+    pub unwanted: Vec<PathBuf>,
     /// Whatever else the work needs to know.
     pub payload: T,
+}
+
+impl<T> Task<T> {
+    /// What its result depends on now.
+    fn fingerprint(&self, conditions: &Conditions, hashes: &mut FileHashes) -> Result<Fingerprint> {
+        let inputs = self.inputs.iter().map(|(role, path)| Ok((role.clone(), hashes.of(path)?)));
+        let (weights, settings) = (conditions.weights_sha256.clone(), conditions.settings.clone());
+        Fingerprint::new(inputs.collect::<Result<BTreeMap<_, _>>>()?, weights, settings)
+    }
+
+    /// Its files in the output folder.
+    fn outputs_in(&self, out: &Path) -> Vec<PathBuf> {
+        self.outputs.iter().map(|path| out.join(path)).collect()
+    }
 }
 
 /// What the results of all cases depend on, besides their files.
@@ -171,11 +192,11 @@ pub fn run<T: Sync>(
     stop: &Stop,
     workers: Vec<impl Worker<T>>,
 ) -> Result<Summary> {
-    refuse_foreign_files(out, journal, tasks)?;
-    clean_up(out, journal, tasks);
+    folder::refuse_foreign_files(out, journal, tasks)?;
+    folder::clean_up(out, journal, tasks);
     // What failed before comes last: a case that takes its device or its process along does so when the others are done.
     let mut order: Vec<usize> = (0..tasks.len()).collect();
-    order.sort_by_key(|&index| journal.was_in_vain(&tasks[index].name));
+    order.sort_by_key(|&index| journal.history().was_in_vain(&tasks[index].name));
     let works_by = hash_of(&json!([conditions.weights_sha256, conditions.settings]))?;
     journal.presence().let_others_in(&works_by)?;
     let run = Run {
@@ -189,7 +210,7 @@ pub fn run<T: Sync>(
         next: AtomicUsize::new(0),
         later: Mutex::default(),
         state: Mutex::new(State {
-            hashes: journal.hashes(),
+            hashes: journal.history().hashes(),
             journal,
             summary: Summary::default(),
             fatal: None,
@@ -330,9 +351,9 @@ impl<'a, T: Sync> Run<'a, T> {
             return Ok(Begun::Elsewhere);
         };
         state.journal.refresh()?;
-        let fingerprint = self.fingerprint(task, &mut state)?;
-        let outputs = self.outputs(task);
-        match state.journal.status(&task.name, &fingerprint, &outputs) {
+        let fingerprint = task.fingerprint(self.conditions, &mut state.hashes)?;
+        let outputs = task.outputs_in(self.out);
+        match state.journal.history().status(&task.name, &fingerprint, &outputs) {
             Status::Finished => {
                 state.journal.append(&task.name, Event::Skipped, None, "")?;
                 note!("{}: finished before, skipped", task.name);
@@ -343,32 +364,32 @@ impl<'a, T: Sync> Run<'a, T> {
             Status::Changed(changes) => note!("{}: done again, because {}", task.name, changes.join("; ")),
             Status::Open => {}
         }
+        let is_known = state.journal.history().knows(&task.name);
         state.journal.append(&task.name, Event::Started, None, "")?;
         // Files of an earlier attempt would pass for results of this one if it failed half-way.
-        for path in outputs.iter().filter(|path| path.exists()) {
-            fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+        let unwanted = task.unwanted.iter().map(|path| self.out.join(path));
+        let old = outputs
+            .into_iter()
+            .chain(unwanted.filter(|_| is_known))
+            .filter(|path| path.exists());
+        for path in old.flat_map(|path| files_of(&path).unwrap_or(vec![path])) {
+            fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;
         }
         Ok(Begun::Mine(claim, fingerprint))
-    }
-
-    /// What a case's result depends on now.
-    fn fingerprint(&self, task: &Task<T>, state: &mut State<'_>) -> Result<Fingerprint> {
-        let inputs = task.inputs.iter().map(|(role, path)| Ok((role.clone(), state.hashes.of(path)?)));
-        let (weights, settings) = (self.conditions.weights_sha256.clone(), self.conditions.settings.clone());
-        Fingerprint::new(inputs.collect::<Result<BTreeMap<_, _>>>()?, weights, settings)
     }
 
     /// Whether a case was finished before; one whose inputs cannot be read was not.
     fn is_finished(&self, task: &Task<T>) -> bool {
         let mut state = self.state();
-        let fingerprint = self.fingerprint(task, &mut state);
-        fingerprint.is_ok_and(|now| matches!(state.journal.status(&task.name, &now, &self.outputs(task)), Status::Finished))
+        let fingerprint = task.fingerprint(self.conditions, &mut state.hashes);
+        let outputs = task.outputs_in(self.out);
+        fingerprint.is_ok_and(|now| state.journal.history().status(&task.name, &now, &outputs) == Status::Finished)
     }
 
     /// Writes down what became of a case.
     fn end(&self, task: &Task<T>, fingerprint: Fingerprint, stage: &str, outcome: Result<CaseOutcome>) {
         let done = outcome.and_then(|outcome| {
-            if let Some(missing) = self.outputs(task).iter().find(|path| !path.is_file()) {
+            if let Some(missing) = task.outputs_in(self.out).iter().find(|path| !path.is_file()) {
                 return Err(anyhow!("internal error: {} was not written", missing.display()));
             }
             Ok(outcome)
@@ -418,10 +439,6 @@ impl<'a, T: Sync> Run<'a, T> {
         }
     }
 
-    fn outputs(&self, task: &Task<T>) -> Vec<PathBuf> {
-        task.outputs.iter().map(|path| self.out.join(path)).collect()
-    }
-
     fn state(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -445,46 +462,6 @@ impl<'a, T: Sync> Run<'a, T> {
         lists.into_iter().for_each(|list| list.sort_by_key(|name| place.get(&**name)));
         summary.failed.sort_by_key(|(name, _)| place.get(&**name));
         Ok(summary)
-    }
-}
-
-/// A file under a result's name that the journal knows nothing about is somebody's work, perhaps a manual segmentation.
-fn refuse_foreign_files<T>(out: &Path, journal: &mut Journal, tasks: &[Task<T>]) -> Result<()> {
-    let is_there = |task: &&Task<T>| task.outputs.iter().any(|path| out.join(path).exists());
-    let unknown = tasks.iter().filter(|task| !journal.knows(&task.name));
-    let found: Vec<&Task<T>> = unknown.filter(is_there).collect();
-    journal.refresh()?; // another process may have begun with them while they were looked for
-    if let Some(task) = found.into_iter().find(|task| !journal.knows(&task.name)) {
-        let path = out.join(task.outputs.iter().find(|path| out.join(path).exists()).unwrap_or(&task.outputs[0]));
-        bad_input!(
-            "{} exists and was not written by a run into {}; choose another --out, or move the file away",
-            path.display(),
-            out.display()
-        );
-    }
-    Ok(())
-}
-
-/// What a killed process left behind, where nobody else can be at work.
-fn clean_up<T>(out: &Path, journal: &mut Journal, tasks: &[Task<T>]) {
-    if journal.unreadable_lines() > 0 {
-        note!(
-            "{} unreadable lines of the journal are passed over; their cases count as open",
-            journal.unreadable_lines()
-        );
-    }
-    if journal.presence().is_alone() {
-        let mut folders: Vec<PathBuf> = tasks
-            .iter()
-            .flat_map(|task| &task.outputs)
-            .filter_map(|path| Some(out.join(path).parent()?.to_path_buf()))
-            .collect();
-        folders.sort();
-        folders.dedup();
-        let removed: usize = folders.iter().map(|folder| atomic_file::remove_leftovers(folder)).sum();
-        if removed > 0 {
-            note!("{removed} half-written files of a killed run were removed");
-        }
     }
 }
 

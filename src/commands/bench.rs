@@ -68,7 +68,7 @@ fn request(args: &BenchArgs, opening: Opening) -> Result<volume::Request> {
 
 fn show(args: &BenchArgs, report: &impl Serialize, text: String) -> Result<()> {
     if let Some(path) = &args.json {
-        atomic_file::write_bytes(path, (serde_json::to_string_pretty(report)? + "\n").as_bytes())?;
+        atomic_file::write_named(path, (serde_json::to_string_pretty(report)? + "\n").as_bytes())?;
     }
     messages::data(&text)
 }

@@ -8,13 +8,16 @@ use crate::cohort::groups::Grouping;
 use crate::cohort::runner::Exit;
 use crate::cohort::signals;
 use crate::device::Device;
-use crate::metrics::measures::Preset;
+use crate::metrics::measures::{Measure, Preset};
 use crate::stop::Stop;
 use crate::volume::is_volume_name;
-use crate::{bad_input, messages, note};
+use crate::{bad_input, messages, note, warning};
 use anyhow::Result;
 use std::io;
 use std::path::{self, PathBuf};
+
+/// Of the NSD, where none is given.
+const TOLERANCE_MM: f64 = 3.0;
 
 pub(super) fn run(args: &EvaluateArgs) -> Result<Exit> {
     check_outputs(args)?;
@@ -23,6 +26,11 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<Exit> {
     let device = Device::cpu(thread_count(args.threads)?)?;
     let request = request(args)?;
     let evaluation = device.install(|| request.run(&stop))?;
+    let compared = evaluation.cases.iter().map(|case| &*case.name);
+    let names: Vec<&str> = compared.chain(evaluation.failed.iter().map(|(name, _)| &**name)).collect();
+    if let Some(remark) = evaluation.request.grouping.remark(&names) {
+        warning!("{remark}");
+    }
     write(args, &evaluation)?;
     messages::data(&evaluation.table())?;
     let failed = evaluation.failed.len();
@@ -40,13 +48,23 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
         PresetArg::Monai => Preset::Monai,
         PresetArg::Simpleitk => Preset::SimpleItk,
     };
+    let has_nsd = preset
+        .measures(&[TOLERANCE_MM])
+        .iter()
+        .any(|measure| matches!(measure, Measure::Nsd(..)));
+    if !args.tolerance.is_empty() && !has_nsd {
+        bad_input!("--tolerance: this --preset has no NSD; leave --tolerance out, or give --preset full");
+    }
     let grouping = Grouping::of(args.groups.as_deref(), args.group_regex.as_deref())?;
     Ok(Request {
         predictions: args.predictions.clone(),
         references: args.references.clone(),
         only: Vec::new(),
         preset,
-        tolerances_mm: args.tolerance.clone(),
+        tolerances_mm: match args.tolerance.is_empty() {
+            true => vec![TOLERANCE_MM],
+            false => args.tolerance.clone(),
+        },
         classes: args.classes.clone(),
         ignored: args.ignore_label,
         grouping,
@@ -80,13 +98,13 @@ fn check_outputs(args: &EvaluateArgs) -> Result<()> {
 
 fn write(args: &EvaluateArgs, evaluation: &Evaluation) -> Result<()> {
     if let Some(path) = &args.csv {
-        atomic_file::write_bytes(path, &evaluation.csv()?)?;
+        atomic_file::write_named(path, &evaluation.csv()?)?;
     }
     if let Some(path) = &args.json {
-        atomic_file::write_bytes(path, (serde_json::to_string_pretty(&evaluation.json())? + "\n").as_bytes())?;
+        atomic_file::write_named(path, (serde_json::to_string_pretty(&evaluation.json())? + "\n").as_bytes())?;
     }
     if let Some(path) = &args.summary {
-        atomic_file::write_bytes(path, evaluation.summary_json().as_bytes())?;
+        atomic_file::write_named(path, evaluation.summary_json().as_bytes())?;
     }
     Ok(())
 }

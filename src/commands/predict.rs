@@ -67,7 +67,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
             save(&args.out, query, &header, &done)?;
             Ok(CaseOutcome {
                 line: line(&done, &header, &model.dataset.labels),
-                warnings: ready.warnings(),
+                warnings: ready.warnings().into_iter().chain(header.geometry().contradiction()).collect(),
             })
         })
     };
@@ -82,7 +82,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
 
 fn task(case: CaseFiles, args: &PredictArgs, ending: &str) -> Task<Query> {
     let file = format!("{}{ending}", case.name);
-    let probability = args.save_probabilities.then(|| Path::new("probability").join(&file));
+    let (probability, unwanted) = output::optional(Path::new("probability").join(&file), args.save_probabilities);
     let channels = case.images.iter().enumerate();
     let inputs = channels.map(|(channel, path)| (format!("channel {channel}"), path.clone()));
     Task {
@@ -90,6 +90,7 @@ fn task(case: CaseFiles, args: &PredictArgs, ending: &str) -> Task<Query> {
         inputs: inputs.collect(),
         // The mask last: where it is, the others are too.
         outputs: probability.iter().cloned().chain([PathBuf::from(&file)]).collect(),
+        unwanted: unwanted.into_iter().collect(),
         payload: Query {
             case,
             mask: PathBuf::from(&file),

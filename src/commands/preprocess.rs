@@ -61,7 +61,7 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
         let (device, dataset, plans, folder, references) = (&device, &dataset, &plans, &folder, &references);
         move |task: &Task<CaseFiles>, _: &Stop, progress: &Progress| {
             progress.stage("preprocessing", 0);
-            let (ready, _) = device.install(|| preprocess(dataset, plans, &task.payload))?;
+            let (ready, header) = device.install(|| preprocess(dataset, plans, &task.payload))?;
             progress.stage("writing", 0);
             if let Some(label) = &task.payload.label {
                 keep_reference(label, references, &format!("{}{}", task.name, dataset.ending))?;
@@ -70,7 +70,7 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
             let [d, h, w] = ready.shape;
             Ok(CaseOutcome {
                 line: format!("{d} x {h} x {w} voxels"),
-                warnings: ready.warnings(),
+                warnings: ready.warnings().into_iter().chain(header.geometry().contradiction()).collect(),
             })
         }
     };
@@ -147,6 +147,7 @@ fn task(case: CaseFiles) -> Task<CaseFiles> {
             PathBuf::from(format!("{}.data", case.name)),
             PathBuf::from(format!("{}.json", case.name)),
         ],
+        unwanted: Vec::new(),
         payload: case,
     }
 }

@@ -213,6 +213,7 @@ fn tasks(args: &PseudoLabelArgs, cohort: &Cohort, assignment: Assignment) -> Vec
             name: case.name.clone(),
             inputs,
             outputs: files.all(),
+            unwanted: files.unwanted.iter().cloned().collect(),
             payload: Query {
                 case: case.clone(),
                 group,

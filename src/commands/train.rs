@@ -10,7 +10,7 @@ use crate::cohort::{held_out, postprocessing};
 use crate::device::Device;
 use crate::machine::Machine;
 use crate::messages::Progress;
-use crate::stop::Stop;
+use crate::stop::{Stop, is_stopped};
 use crate::unet::dataset::Dataset;
 use crate::unet::exchange::Fold;
 use crate::unet::fingerprint::fingerprint;
@@ -72,7 +72,11 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
         }
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));
-        let outcome = fold::train(&prepared, &request, &device, &stop)?;
+        let outcome = fold::train(&prepared, &request, &device, &stop).inspect_err(|error| {
+            if args.restart && is_stopped(error) {
+                note!("to go on with it, leave --restart out, which would begin anew");
+            }
+        })?;
         match outcome {
             Outcome::Trained => note!("{}: trained", place.display()),
             Outcome::WasFinished => note!("{}: was finished before", place.display()),

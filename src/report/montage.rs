@@ -4,14 +4,12 @@
 //! keep their physical aspect and every slice is enlarged to a readable size: grey bilinearly, labels by nearest, outlines one pixel wide in
 //! the enlarged picture, so they stay thin. A second label map (a reference) is drawn as a dimmer dashed outline under the first.
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
+use crate::bad_input;
 use crate::ops::resize::ResizePlan;
 use crate::ops::resize_nearest::NearestPlan;
-use crate::{atomic_file, bad_input};
 
 /// Slices in a picture, at most.
 const SLICES: usize = 12;
@@ -49,13 +47,13 @@ pub struct Extras<'a> {
 /// Reads one slice `[H, W]` of intensities, by its number, into the buffer.
 pub type ReadSlice<'a> = dyn FnMut(usize, &mut [f32]) -> Result<()> + 'a;
 
-/// Writes the picture of `labels` over the volume that `volume` reads, both of `dims` [z, y, x], to `path`, atomically.
+/// The picture of `labels` over the volume that `volume` reads, both of `dims` [z, y, x], as the bytes of a PNG file.
 ///
 /// `spacing` is in millimetres along z, y, x; only the ratio of y to x matters, and one that is not positive counts as 1.
 ///
 /// # Errors
-/// Label maps of another size than the volume; whatever `volume` fails with; a path that cannot be written.
-pub fn montage(volume: &mut ReadSlice, labels: &[u8], dims: [usize; 3], spacing: [f64; 3], extras: Extras, path: &Path) -> Result<()> {
+/// Label maps of another size than the volume; whatever `volume` fails with.
+pub fn montage(volume: &mut ReadSlice, labels: &[u8], dims: [usize; 3], spacing: [f64; 3], extras: Extras) -> Result<Vec<u8>> {
     let voxels = dims[0].checked_mul(dims[1]).and_then(|n| n.checked_mul(dims[2]));
     ensure!(
         voxels == Some(labels.len()),
@@ -71,7 +69,7 @@ pub fn montage(volume: &mut ReadSlice, labels: &[u8], dims: [usize; 3], spacing:
         "montage: the uncertainty's size differs from the volume's {dims:?}"
     );
     if labels.is_empty() {
-        bad_input!("{}: cannot draw a volume without voxels ({dims:?} along z, y, x)", path.display());
+        bad_input!("a volume without voxels ({dims:?} along z, y, x) cannot be drawn");
     }
     let area = dims[1] * dims[2];
     let chosen = choose_slices(labels, extras.reference, dims);
@@ -92,7 +90,7 @@ pub fn montage(volume: &mut ReadSlice, labels: &[u8], dims: [usize; 3], spacing:
         })
         .collect::<Result<_>>()?;
     let (picture, width, height) = tile.arrange(&tiles);
-    write_png(&picture, width, height, path)
+    encode_png(&picture, width, height)
 }
 
 /// Slices to show: spread evenly over those that have a label, both ends included; over all of them if none has.
@@ -246,8 +244,7 @@ fn blend(below: [u8; 3], above: [u8; 3], share: f32) -> [u8; 3] {
     [0, 1, 2].map(|c| (f32::from(below[c]) * (1.0 - share) + f32::from(above[c]) * share) as u8)
 }
 
-/// Encoded in memory first: the picture is small, and a full disk is told apart only from an error of the file itself.
-fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()> {
+fn encode_png(rgb: &[u8], width: usize, height: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(width)?, u32::try_from(height)?);
     encoder.set_color(png::ColorType::Rgb);
@@ -255,13 +252,12 @@ fn write_png(rgb: &[u8], width: usize, height: usize, path: &Path) -> Result<()>
     let mut writer = encoder.write_header()?;
     writer.write_image_data(rgb)?;
     writer.finish()?;
-    atomic_file::write_bytes(path, &bytes)
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     const DIMS: [usize; 3] = [3, 20, 30];
 
@@ -276,10 +272,8 @@ mod tests {
         Ok(())
     }
 
-    fn decode(path: &Path) -> (usize, usize, Vec<[u8; 3]>) {
-        let mut reader = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap()))
-            .read_info()
-            .unwrap();
+    fn decode(png: &[u8]) -> (usize, usize, Vec<[u8; 3]>) {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
         let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut bytes).unwrap();
         assert_eq!((info.color_type, info.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
@@ -299,11 +293,9 @@ mod tests {
 
     #[test]
     fn the_picture_holds_the_labelled_slices_at_their_physical_shape_with_thin_outlines() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("case.png");
-        montage(&mut ramp, &boxed(), DIMS, [5.0, 3.0, 1.0], Extras::default(), &path).unwrap();
+        let png = montage(&mut ramp, &boxed(), DIMS, [5.0, 3.0, 1.0], Extras::default()).unwrap();
         // 20 x 30 at 3 : 1 is 60 x 30, five times enlarged; two slices of 300 x 150 side by side.
-        let (width, height, pixels) = decode(&path);
+        let (width, height, pixels) = decode(&png);
         assert_eq!((width, height), (2 * 150 + 3 * GAP, 300 + 2 * GAP));
         // The box is rows 75 to 150, columns 50 to 125 of each tile: its outline is one pixel wide.
         let outline = pixels.iter().filter(|p| **p == COLOURS[0]).count();
@@ -314,21 +306,18 @@ mod tests {
             at(10, 0)[0] < at(10, 70)[0] && at(10, 70)[0] < at(10, 149)[0],
             "grey follows the ramp"
         );
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
     }
 
     #[test]
     fn a_reference_is_dashed_and_uncertainty_is_red() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("case.png");
         let (labels, empty, entropy) = (boxed(), vec![0; 1800], vec![std::f32::consts::LN_2; 1800]);
         let extras = Extras {
             reference: Some(&labels),
             ..Extras::default()
         };
-        montage(&mut ramp, &empty, DIMS, [1.0; 3], extras, &path).unwrap();
+        let png = montage(&mut ramp, &empty, DIMS, [1.0; 3], extras).unwrap();
         let coloured = |pixels: &[[u8; 3]]| pixels.iter().filter(|[r, g, b]| r != g || g != b).count();
-        let (width, _, pixels) = decode(&path);
+        let (width, _, pixels) = decode(&png);
         assert_eq!(width, 270 + 2 * GAP, "{width}: tiles of 180 x 270 above each other");
         let outline = 2 * (2 * 45 + 2 * 135 - 4);
         assert!(
@@ -336,7 +325,7 @@ mod tests {
             "{} of {outline}",
             coloured(&pixels)
         );
-        montage(
+        let png = montage(
             &mut ramp,
             &empty,
             DIMS,
@@ -345,21 +334,16 @@ mod tests {
                 uncertainty: Some(&entropy),
                 ..Extras::default()
             },
-            &path,
         )
         .unwrap();
-        let (_, _, pixels) = decode(&path);
+        let (_, _, pixels) = decode(&png);
         assert_eq!(coloured(&pixels), 3 * 180 * 270);
     }
 
     #[test]
     fn flips_turn_the_picture() {
-        let folder = tempfile::tempdir().unwrap();
-        let picture = |flip: [bool; 2]| {
-            let path = folder.path().join("case.png");
-            montage(&mut ramp, &boxed(), DIMS, [1.0; 3], Extras { flip, ..Extras::default() }, &path).unwrap();
-            decode(&path)
-        };
+        let picture =
+            |flip: [bool; 2]| decode(&montage(&mut ramp, &boxed(), DIMS, [1.0; 3], Extras { flip, ..Extras::default() }).unwrap());
         let (width, height, plain) = picture([false, false]);
         // Both tiles are alike, so that the whole picture turns as each of them does.
         let turned = |flip: [bool; 2]| -> Vec<[u8; 3]> {
@@ -374,8 +358,6 @@ mod tests {
 
     #[test]
     fn odd_volumes_are_drawn_and_wrong_ones_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("case.png");
         let mut constant = |_: usize, slice: &mut [f32]| {
             slice.fill(f32::NAN);
             Ok(())
@@ -386,36 +368,17 @@ mod tests {
             ([1, 300, 2], [1.0, 1e9, 1e-9]),
         ] {
             let labels = vec![9; dims.iter().product()];
-            montage(&mut constant, &labels, dims, spacing, Extras::default(), &path).unwrap();
-            let (width, height, _) = decode(&path);
+            let png = montage(&mut constant, &labels, dims, spacing, Extras::default()).unwrap();
+            let (width, height, _) = decode(&png);
             assert!(width <= 2200 && height <= 2200, "{width} x {height}");
         }
-        assert!(montage(&mut ramp, &[0; 5], [1, 2, 3], [1.0; 3], Extras::default(), &path).is_err());
+        assert!(montage(&mut ramp, &[0; 5], [1, 2, 3], [1.0; 3], Extras::default()).is_err());
         let extras = Extras {
             reference: Some(&[0; 5]),
             ..Extras::default()
         };
-        assert!(montage(&mut ramp, &[0; 6], [1, 2, 3], [1.0; 3], extras, &path).is_err());
-        let error = montage(&mut ramp, &[], [0, 2, 3], [1.0; 3], Extras::default(), &path).unwrap_err();
+        assert!(montage(&mut ramp, &[0; 6], [1, 2, 3], [1.0; 3], extras).is_err());
+        let error = montage(&mut ramp, &[], [0, 2, 3], [1.0; 3], Extras::default()).unwrap_err();
         assert!(crate::error::is_input_error(&error), "{error}");
-    }
-
-    #[test]
-    fn a_folder_that_is_missing_is_named() {
-        let error = montage(
-            &mut ramp,
-            &boxed(),
-            DIMS,
-            [1.0; 3],
-            Extras::default(),
-            Path::new("/nowhere/at/all/case.png"),
-        )
-        .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("/nowhere/at/all/case.png: cannot be written, /nowhere/at/all is no folder"),
-            "{error}"
-        );
     }
 }

@@ -7,14 +7,14 @@ use crate::cohort::presence::{Claim, is_any_claimed, is_busy, is_claimed};
 use crate::cohort::runner::Exit;
 use crate::messages::Level;
 use crate::ssl::agreement::Agreement;
+use crate::ssl::places::read_made;
 use crate::ssl::settings::Origin;
 use crate::ssl::status::is_lost;
 use crate::ssl::steps::{Known, Step};
 use crate::ssl::work::Work;
 use crate::{atomic_file, bad_input, clock, error, machine, messages, note, stop};
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ impl<'a> Driver<'a> {
         work.settings.write(work.places.out(), origins)?;
         Ok(Self {
             work,
-            hashes: journal.hashes(),
+            hashes: journal.history().hashes(),
             journal,
             done: BTreeSet::new(),
             failed: BTreeSet::new(),
@@ -130,7 +130,12 @@ impl<'a> Driver<'a> {
     /// # Errors
     /// A step that there is not, or that needs others first; what keeps it from being done.
     pub fn only(&mut self, step: &Step) -> Result<Exit> {
-        let done = self.journal.latest().iter().filter(|(_, entry)| entry.event == Event::Done);
+        let done = self
+            .journal
+            .history()
+            .latest()
+            .iter()
+            .filter(|(_, entry)| entry.event == Event::Done);
         let done = done.filter_map(|(name, _)| name.parse().ok());
         self.done = done.filter(|step| !is_lost(&self.work.places, step)).collect();
         let known = self.known()?;
@@ -175,10 +180,7 @@ impl<'a> Driver<'a> {
             known.folds = work.folds()?.len();
         }
         for round in (1..=settings.rounds).take_while(|round| self.done.contains(&Step::Relabel(*round))) {
-            let path = work.places.agreement(round);
-            let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            let agreement: Agreement = serde_json::from_str(&text)
-                .with_context(|| format!("{}: is damaged; remove it, and the same command makes it again", path.display()))?;
+            let agreement: Agreement = read_made(&work.places.agreement(round))?;
             known.agreements.push(agreement.mean_dice);
         }
         Ok(known)
@@ -191,7 +193,7 @@ impl<'a> Driver<'a> {
         }
         self.journal.refresh()?;
         let (fingerprint, outputs) = self.fingerprint(step)?;
-        match self.journal.status(&step.to_string(), &fingerprint, &outputs) {
+        match self.journal.history().status(&step.to_string(), &fingerprint, &outputs) {
             Status::Changed(changes) => bad_input!(
                 "the networks were planned for other volumes, labels or settings ({}); give --redo to label and train anew, or choose another --out",
                 changes.join("; ")
@@ -236,7 +238,7 @@ impl<'a> Driver<'a> {
     fn say_ended(&mut self, step: &Step, event: Event, text: &str) -> Result<()> {
         self.journal.refresh()?;
         let name = step.to_string();
-        match self.journal.latest().get(&name) {
+        match self.journal.history().latest().get(&name) {
             Some(entry) if entry.event == Event::Done => Ok(()),
             _ => self.journal.append(&name, event, None, text),
         }
@@ -290,7 +292,7 @@ impl<'a> Driver<'a> {
         };
         self.journal.refresh()?;
         let before = self.fingerprint(step)?;
-        match self.journal.status(&name, &before.0, &before.1) {
+        match self.journal.history().status(&name, &before.0, &before.1) {
             Status::Finished => return Ok(Outcome::Done),
             Status::Changed(changes) => note!("{name}: done again, because {}", changes.join("; ")),
             Status::Open => {}
@@ -320,14 +322,14 @@ impl<'a> Driver<'a> {
             // Nobody must change who takes part while others plan or train.
             let plan = self.journal.presence().claim(&Step::Plan.to_string())?;
             let is_free = plan.is_some() && !is_any_claimed(work.places.out(), "round_");
-            let is_planned = self.journal.knows(&Step::Plan.to_string());
+            let is_planned = self.journal.history().knows(&Step::Plan.to_string());
             work.after_label(is_free && (work.redo || !is_planned))?;
         }
         let (fingerprint, outputs) = match before {
             Some(before) => before,
             None => self.fingerprint(step)?,
         };
-        if self.journal.status(&name, &fingerprint, &outputs) != Status::Finished {
+        if self.journal.history().status(&name, &fingerprint, &outputs) != Status::Finished {
             if let Step::Test(round) = step {
                 self.some_failed |= work.score(*round)? > 0;
             }
@@ -336,7 +338,7 @@ impl<'a> Driver<'a> {
                 cost.seconds = cost.seconds.max(work.places.trained_seconds(*round, *fold));
             }
             let mut of_work = "";
-            if let Some(others) = self.journal.shared(&name) {
+            if let Some(others) = self.journal.history().shared(&name) {
                 cost = cost.with(others);
                 of_work = " of work, by several processes";
             }

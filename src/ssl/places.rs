@@ -1,9 +1,13 @@
 //! Where a run's files lie in its output folder.
 
+use crate::bad_input;
 use crate::ssl::steps::Step;
 use crate::unet::plan::DATA_IDENTIFIER;
 use crate::unet::trainer::fold::FINAL;
 use crate::unet::trainer::history;
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The output folder.
@@ -112,4 +116,19 @@ impl Places {
 /// As in `round_1`.
 pub fn round_name(round: usize) -> String {
     format!("round_{round}")
+}
+
+/// A JSON file that a step has made.
+///
+/// # Errors
+/// A file that cannot be read, or is not what the step wrote.
+pub fn read_made<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    match serde_json::from_str(&text) {
+        Ok(made) => Ok(made),
+        Err(error) => bad_input!(
+            "{}: is damaged ({error}); remove it, and the same command makes it again",
+            path.display()
+        ),
+    }
 }

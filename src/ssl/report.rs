@@ -117,13 +117,12 @@ fn cases(page: &mut Page, places: &Places, summary: &Summary) -> Result<()> {
         "Uncertainty is TFFS's mean entropy over the foreground (nats); disagreement 1 - Dice with the stage before; volume outlier the distance from the median volume, in robust standard \
          deviations of its logarithm; components those beyond one for each class. Overall is the mean of the ranks. Solid outlines: the last pseudo-label; dashed: TFFS.",
     );
-    let folder = tempfile::tempdir_in(places.out())?;
     let progress = Progress::new("report");
     progress.stage("drawing", found.len().min(PICTURES) as u64);
     let mut pictures = Vec::new();
     for (at, suspicion) in found.iter().enumerate() {
         let member = members.get(&suspicion.case).filter(|_| at < PICTURES);
-        let png = member.map(|member| draw(places, member, last, folder.path())).transpose()?;
+        let png = member.map(|member| draw(places, member, last)).transpose()?;
         progress.advance(1);
         pictures.push(picture(suspicion, png, &summary.classes));
     }
@@ -149,11 +148,10 @@ fn picture(suspicion: &Suspicion, png: Option<Vec<u8>>, classes: &[String]) -> P
 }
 
 /// Contours of the last pseudo-label, and dashed those of TFFS.
-fn draw(places: &Places, member: &Member, round: usize, folder: &Path) -> Result<Vec<u8>> {
+fn draw(places: &Places, member: &Member, round: usize) -> Result<Vec<u8>> {
     let (axes, image) = (AxisMap::default(), Volume::open(&member.image)?);
     let labels = |round: usize| Volume::open(&places.pseudo_label(round, &member.name))?.labels_u8();
     let (last, first) = (labels(round)?, labels(0)?);
-    let path = folder.join("picture.png");
     let mut read = |z: usize, out: &mut [f32]| image.slice_into(&axes, z, out);
     montage(
         &mut read,
@@ -165,7 +163,5 @@ fn draw(places: &Places, member: &Member, round: usize, folder: &Path) -> Result
             flip: image.geometry().upright(&axes),
             ..Extras::default()
         },
-        &path,
-    )?;
-    Ok(fs::read(&path)?)
+    )
 }

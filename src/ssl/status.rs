@@ -1,7 +1,7 @@
 //! Where a run stands, told from its files alone: from any machine that sees them, while others work.
 
 use crate::clock;
-use crate::cohort::journal::{Entry, Event, latest_in};
+use crate::cohort::journal::{Entry, Event, History};
 use crate::cohort::presence::{is_busy, is_claimed};
 use crate::ssl::agreement::Agreement;
 use crate::ssl::places::Places;
@@ -91,7 +91,8 @@ impl Status {
     }
 
     fn look(out: &Path, known: &Known, cases: Option<usize>) -> Result<Self> {
-        let (places, entries) = (Places::new(out), latest_in(out)?);
+        let (places, history) = (Places::new(out), History::of(out)?);
+        let entries = history.latest();
         let plans = Plans::read(&places.plans()).ok();
         let look = |step: Step| step_status(&places, entries.get(&step.to_string()), &step, cases);
         let steps: Vec<StepStatus> = known.steps().into_iter().map(look).collect();
@@ -157,7 +158,8 @@ impl Status {
 /// # Errors
 /// A journal that cannot be read.
 pub fn known(out: &Path, settings: &Settings) -> Result<Known> {
-    let (places, entries) = (Places::new(out), latest_in(out)?);
+    let (places, history) = (Places::new(out), History::of(out)?);
+    let entries = history.latest();
     let is_done = |step: Step| entries.get(&step.to_string()).is_some_and(|entry| entry.event == Event::Done);
     let folds = fs::read_to_string(places.folds()).ok();
     let folds = folds.and_then(|text| serde_json::from_str::<Vec<Vec<String>>>(&text).ok());
@@ -222,11 +224,12 @@ fn epochs(checkpoint: &Path) -> Option<String> {
 }
 
 fn cases_done(folder: &Path, of: Option<usize>) -> Option<String> {
-    let entries = latest_in(folder).ok().filter(|entries| !entries.is_empty());
+    let history = History::of(folder).ok();
+    let entries = history.as_ref().map(History::latest).filter(|entries| !entries.is_empty());
     let count = |event: Event| {
         entries
             .iter()
-            .flat_map(BTreeMap::values)
+            .flat_map(|entries| entries.values())
             .filter(|entry| entry.event == event)
             .count()
     };

@@ -1,7 +1,7 @@
 //! What came of a run: how far its rounds agree, how good each is on the test cases, and what each took; for programs (`OUT/summary.json`) and as a table like the paper's Table 2.
 
 use crate::clock;
-use crate::cohort::journal::latest_in;
+use crate::cohort::journal::History;
 use crate::ssl::places::Places;
 use crate::ssl::round::write_if_changed;
 use crate::ssl::settings::Settings;
@@ -78,7 +78,8 @@ impl Summary {
     pub fn of(out: &Path) -> Result<Self> {
         let (places, settings) = (Places::new(out), Settings::of(out)?);
         let known = known(out, &settings)?;
-        let entries = latest_in(out)?;
+        let history = History::of(out)?;
+        let entries = history.latest();
         let stage = |round: usize| {
             let mut stage = Stage {
                 round,

@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::metrics::measures::Preset;
 use crate::ssl::agreement::agreements;
 use crate::ssl::folds::{FOLDS, folds};
-use crate::ssl::places::Places;
+use crate::ssl::places::{Places, read_made};
 use crate::ssl::round::{Description, Member, write_dataset, write_if_changed, write_splits};
 use crate::ssl::settings::{self, Settings};
 use crate::ssl::steps::Step;
@@ -169,9 +169,7 @@ impl<'a> Work<'a> {
     /// # Errors
     /// A file that cannot be read.
     pub fn folds(&self) -> Result<Vec<Vec<String>>> {
-        let path = self.places.folds();
-        let reading = || format!("{}: cannot be read; remove it, and the same command makes it again", path.display());
-        serde_json::from_str(&fs::read_to_string(&path).with_context(reading)?).with_context(reading)
+        read_made(&self.places.folds())
     }
 
     /// The same, chosen from the cases that have a pseudo-label now.

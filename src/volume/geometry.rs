@@ -59,6 +59,20 @@ impl Geometry {
         Orientation::of(&self.affine)
     }
 
+    /// What is wrong, in words, where pixdim and the affine tell of voxels whose sizes are more than a hundredth apart: distances and volumes then differ from program to program.
+    pub fn contradiction(&self) -> Option<String> {
+        let steps = [0, 1, 2].map(|axis| column_length(&self.affine, axis));
+        let is_apart = |axis: usize| (self.spacing[axis] - steps[axis]).abs() > 0.01 * self.spacing[axis].min(steps[axis]);
+        let shown = |[x, y, z]: [f64; 3]| format!("{x:.4} x {y:.4} x {z:.4} mm");
+        (0..3).any(is_apart).then(|| {
+            format!(
+                "its header gives voxels of {} (pixdim, by which distances and volumes are measured here), but its affine places them {} apart; mend the one that is wrong",
+                shown(self.spacing),
+                shown(steps)
+            )
+        })
+    }
+
     /// Position in mm of the voxel with these indices.
     pub fn position(&self, index: [f64; 3]) -> [f64; 3] {
         self.affine
@@ -85,30 +99,30 @@ impl Geometry {
     }
 
     /// What distinguishes the grids of `self` and `other`, in words with numbers; `None` if they are equal (same sizes, corners within
-    /// [`Geometry::tolerance_mm`]). Where one of the files does not say how it is oriented, spacings are compared instead of positions.
+    /// [`Geometry::tolerance_mm`]). Where one of the files does not say how it is oriented, spacings alone are compared.
     pub fn difference(&self, other: &Geometry) -> Option<String> {
         if self.dims != other.dims {
             let [a, b] = [self, other].map(|g| format!("{} x {} x {}", g.dims[0], g.dims[1], g.dims[2]));
             return Some(format!("{a} voxels against {b}"));
         }
-        if !(self.is_oriented() && other.is_oriented()) {
-            let apart = (0..3)
-                .map(|i| (self.spacing[i] - other.spacing[i]).abs() * (self.dims[i] - 1) as f64)
-                .fold(0.0, f64::max);
-            let [a, b] = [self, other].map(|g| format!("{:.4} x {:.4} x {:.4} mm", g.spacing[0], g.spacing[1], g.spacing[2]));
-            return (apart > self.tolerance_mm()).then(|| format!("spacing {a} against {b}, {apart:.2} mm apart at the far corner"));
+        if self.is_oriented() && other.is_oriented() {
+            let apart = self.corner_distance_mm(other);
+            if apart > self.tolerance_mm() {
+                let (a, b) = (self.orientation(), other.orientation());
+                let axes = if a == b {
+                    String::new()
+                } else {
+                    format!(" (orientation {a} against {b})")
+                };
+                return Some(format!("positions {apart:.2} mm apart at the far corner{axes}"));
+            }
         }
-        let apart = self.corner_distance_mm(other);
-        if apart <= self.tolerance_mm() {
-            return None;
-        }
-        let (a, b) = (self.orientation(), other.orientation());
-        let axes = if a == b {
-            String::new()
-        } else {
-            format!(" (orientation {a} against {b})")
-        };
-        Some(format!("positions {apart:.2} mm apart at the far corner{axes}"))
+        // Also where the affines agree: spacings are what is measured by.
+        let apart = (0..3)
+            .map(|i| (self.spacing[i] - other.spacing[i]).abs() * (self.dims[i] - 1) as f64)
+            .fold(0.0, f64::max);
+        let [a, b] = [self, other].map(|g| format!("{:.4} x {:.4} x {:.4} mm", g.spacing[0], g.spacing[1], g.spacing[2]));
+        (apart > self.tolerance_mm()).then(|| format!("spacing {a} against {b}, {apart:.2} mm apart at the far corner"))
     }
 }
 

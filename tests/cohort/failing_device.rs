@@ -114,6 +114,7 @@ impl Bench {
             let name = self.cohort.unlabelled[index].name.clone();
             Task {
                 outputs: CaseFiles::new(&name, true).all(),
+                unwanted: vec![],
                 inputs: vec![],
                 payload: index,
                 name,

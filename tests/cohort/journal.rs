@@ -1,7 +1,7 @@
 //! The journal remembers what is finished, survives a crash, and names what changed.
 
 use super::{fingerprint, put, some_settings};
-use hpc_seg::cohort::journal::{Cost, Event, FILE_NAME, Fingerprint, Journal, Status, latest_in};
+use hpc_seg::cohort::journal::{Cost, Event, FILE_NAME, Fingerprint, History, Journal, Status};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -23,16 +23,16 @@ fn finished_case() -> (tempfile::TempDir, Fingerprint, Vec<PathBuf>) {
 fn a_finished_case_is_finished_in_the_next_run_too() {
     let (folder, print, outputs) = finished_case();
     let journal = Journal::open(folder.path()).unwrap();
-    assert_eq!(journal.status("a", &print, &outputs), Status::Finished);
-    assert_eq!(journal.status("b", &print, &outputs), Status::Open);
-    assert!(journal.knows("a") && !journal.knows("b"));
+    assert_eq!(journal.history().status("a", &print, &outputs), Status::Finished);
+    assert_eq!(journal.history().status("b", &print, &outputs), Status::Open);
+    assert!(journal.history().knows("a") && !journal.history().knows("b"));
 }
 
 #[test]
 fn every_kind_of_change_is_named() {
     let (folder, _, outputs) = finished_case();
     let journal = Journal::open(folder.path()).unwrap();
-    let changes = |print: &Fingerprint| match journal.status("a", print, &outputs) {
+    let changes = |print: &Fingerprint| match journal.history().status("a", print, &outputs) {
         Status::Changed(changes) => changes,
         other => panic!("{other:?}"),
     };
@@ -61,7 +61,7 @@ fn the_same_content_at_another_place_is_no_change() {
     let (folder, mut print, outputs) = finished_case();
     print.inputs.values_mut().for_each(|file| file.path = "moved.nii".into());
     assert_eq!(
-        Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+        Journal::open(folder.path()).unwrap().history().status("a", &print, &outputs),
         Status::Finished
     );
 }
@@ -75,20 +75,20 @@ fn a_torn_last_line_is_passed_over_wherever_it_was_torn() {
     for length in [first_line + 1, first_line + 40, whole.len() - 2] {
         fs::write(&path, &whole[..length]).unwrap();
         let mut journal = Journal::open(folder.path()).unwrap();
-        assert_eq!(journal.unreadable_lines(), 1);
-        assert_eq!(journal.status("a", &print, &outputs), Status::Open);
+        assert_eq!(journal.history().unreadable_lines(), 1);
+        assert_eq!(journal.history().status("a", &print, &outputs), Status::Open);
         // What comes after the torn line stands alone.
         journal.append("a", Event::Done, Some(print.clone()), "").unwrap();
         drop(journal);
         assert_eq!(
-            Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+            Journal::open(folder.path()).unwrap().history().status("a", &print, &outputs),
             Status::Finished
         );
     }
     // A line that lost nothing but its newline is whole.
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(
-        Journal::open(folder.path()).unwrap().status("a", &print, &outputs),
+        Journal::open(folder.path()).unwrap().history().status("a", &print, &outputs),
         Status::Finished
     );
 }
@@ -100,13 +100,13 @@ fn an_attempt_takes_the_finish_back_and_what_is_said_without_one_does_not() {
         let expected = if event == Event::Started { Status::Open } else { Status::Finished };
         let mut journal = Journal::open(folder.path()).unwrap();
         journal.append("a", event, None, "").unwrap();
-        assert_eq!(journal.status("a", &print, &outputs), expected, "{event:?}");
+        assert_eq!(journal.history().status("a", &print, &outputs), expected, "{event:?}");
         drop(journal);
         let mut again = Journal::open(folder.path()).unwrap();
-        assert_eq!(again.status("a", &print, &outputs), expected, "{event:?}");
+        assert_eq!(again.history().status("a", &print, &outputs), expected, "{event:?}");
         again.append("a", Event::Started, None, "").unwrap();
         again.append("a", Event::Failed, None, "no").unwrap();
-        assert_eq!(again.status("a", &print, &outputs), Status::Open);
+        assert_eq!(again.history().status("a", &print, &outputs), Status::Open);
     }
 }
 
@@ -120,7 +120,7 @@ fn an_attempt_begins_only_where_nobody_has_finished_meanwhile() {
     assert!(first.start_unless_done("b").unwrap(), "begun is not done");
     second.append("b", Event::Done, Some(print.clone()), "").unwrap();
     assert!(!first.start_unless_done("b").unwrap());
-    assert_eq!(first.status("b", &print, &outputs), Status::Finished);
+    assert_eq!(first.history().status("b", &print, &outputs), Status::Finished);
 }
 
 #[test]
@@ -138,17 +138,21 @@ fn what_processes_put_into_a_case_is_summed_until_it_is_done() {
     share(&mut journal, cost(2.0, 7));
     share(&mut other, cost(3.5, 5));
     journal.refresh().unwrap();
-    assert_eq!(journal.shared("b"), Some(cost(5.5, 7)));
-    assert_eq!(journal.latest()["b"].event, Event::Started, "nothing has become of it yet");
+    assert_eq!(journal.history().shared("b"), Some(cost(5.5, 7)));
+    assert_eq!(
+        journal.history().latest()["b"].event,
+        Event::Started,
+        "nothing has become of it yet"
+    );
     other.append("b", Event::Done, Some(print.clone()), "").unwrap();
     journal.refresh().unwrap();
     assert_eq!(
-        (journal.shared("b"), journal.status("b", &print, &outputs)),
+        (journal.history().shared("b"), journal.history().status("b", &print, &outputs)),
         (None, Status::Finished)
     );
     share(&mut journal, cost(1.0, 9));
-    assert_eq!(journal.shared("b"), None, "it came too late");
-    assert_eq!(latest_in(folder.path()).unwrap()["b"].event, Event::Done);
+    assert_eq!(journal.history().shared("b"), None, "it came too late");
+    assert_eq!(History::of(folder.path()).unwrap().latest()["b"].event, Event::Done);
 }
 
 #[test]
@@ -158,13 +162,14 @@ fn what_another_process_appends_is_taken_in() {
     first.presence().let_others_in("").unwrap();
     let mut second = Journal::open(folder.path()).unwrap();
     second.append("b", Event::Done, Some(print.clone()), "").unwrap();
-    assert_eq!(first.status("b", &print, &outputs), Status::Open);
+    assert_eq!(first.history().status("b", &print, &outputs), Status::Open);
     first.append("a", Event::Started, None, "").unwrap();
-    assert_eq!(first.status("b", &print, &outputs), Status::Finished);
-    assert_eq!(second.status("a", &print, &outputs), Status::Finished);
+    assert_eq!(first.history().status("b", &print, &outputs), Status::Finished);
+    assert_eq!(second.history().status("a", &print, &outputs), Status::Finished);
     second.refresh().unwrap();
-    assert_eq!(second.status("a", &print, &outputs), Status::Open);
-    let latest = latest_in(folder.path()).unwrap();
+    assert_eq!(second.history().status("a", &print, &outputs), Status::Open);
+    let history = History::of(folder.path()).unwrap();
+    let latest = history.latest();
     assert_eq!((latest["a"].event, latest["b"].event), (Event::Started, Event::Done));
     assert!(latest["a"].process.ends_with(&format!(":{}", std::process::id())));
 }

@@ -1,5 +1,6 @@
 //! The runner goes on after failures, skips what is finished, stops when asked to, and leaves nothing half-written.
 
+mod folder;
 mod order;
 
 use super::{files_below, put, some_settings};
@@ -54,6 +55,7 @@ impl Bench {
                 PathBuf::from(format!("uncertainty/{name}.nii.gz")),
                 PathBuf::from(format!("{name}.nii.gz")),
             ],
+            unwanted: vec![PathBuf::from(format!("probability/{name}.nii.gz"))],
             payload: (),
         };
         ["a", "b", "c"].into_iter().map(task).collect()

@@ -84,6 +84,7 @@ fn helper_two_interrupts() {
 fn slow_run(out: &Path, stop: &Stop) -> Summary {
     let task = |name: &&str| Task {
         name: name.to_string(),
+        unwanted: vec![],
         inputs: vec![],
         outputs: vec![PathBuf::from(format!("{name}.nii"))],
         payload: (),

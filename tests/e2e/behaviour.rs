@@ -72,6 +72,24 @@ fn a_dry_run_writes_nothing_and_both_answers_are_json() {
 }
 
 #[test]
+fn a_dry_run_tells_what_is_finished_and_what_would_be_done_again() {
+    let phantoms = Phantoms::small();
+    phantoms.label("out", &[]).expect(0, &["2 done"]);
+    let foreseen = phantoms.label("out", &["--dry-run"]).expect(0, &[]).stdout;
+    assert_eq!(foreseen.matches("finished before, would be skipped").count(), 2, "{foreseen}");
+    fs::copy(phantoms.query(1), phantoms.query(2)).unwrap();
+    let foreseen = phantoms.label("out", &["--dry-run", "--json"]).expect(0, &[]).stdout;
+    let plan: Value = serde_json::from_str(&foreseen).unwrap();
+    let [one, two] = [&plan["cases"][0], &plan["cases"][1]];
+    assert!(one["is_finished"] == true && one["estimate"].is_null(), "{plan}");
+    assert!(two["is_finished"] == false && two["estimate"].is_object(), "{plan}");
+    assert!(two["changes"][0].as_str().unwrap().starts_with("image ("), "{plan}");
+    phantoms
+        .label("out", &[])
+        .expect(0, &["1 done, 1 were finished before", "phantom_002: done again, because image ("]);
+}
+
+#[test]
 fn more_runs_than_can_be_averaged_are_refused_before_any_work() {
     let phantoms = Phantoms::new(2, 1, [256, 16, 16]);
     let refusal = "256 runs for one class; at most 255 can be averaged: use fewer insertions";

@@ -260,7 +260,15 @@ fn a_run_goes_step_by_step_and_tells_where_it_stands() {
     step("label/phantom_009").expect(2, &["this run has no such step"]);
     step("label/phantom_003").expect(0, &[]);
     assert_eq!(state(&status(&phantoms, "out"), "label"), "waiting");
-    for name in ["label", "plan", "round_1/preprocess", "round_1/fold_2", "round_1/fold_0"] {
+    step("label").expect(0, &[]);
+    let folds = phantoms.at("out/folds.json");
+    let made = fs::read(&folds).unwrap();
+    fs::write(&folds, &made[..made.len() / 2]).unwrap();
+    step("plan").expect(2, &["folds.json: is damaged", "remove it"]);
+    fs::remove_file(&folds).unwrap();
+    step("label").expect(0, &[]);
+    assert_eq!(fs::read(&folds).unwrap(), made);
+    for name in ["plan", "round_1/preprocess", "round_1/fold_2", "round_1/fold_0"] {
         step(name).expect(0, &[]);
     }
     step("round_1/relabel").expect(2, &["needs round_1/fold_1 to be done first"]);

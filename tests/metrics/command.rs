@@ -165,6 +165,10 @@ fn folders_and_options_that_make_no_sense_are_bad_input() {
             "error: --tolerance NaN: give a distance in mm, 0 or more, such as 3\n",
         ),
         (
+            &["--tolerance", "2", "--preset", "nnunet"],
+            "error: --tolerance: this --preset has no NSD; leave --tolerance out",
+        ),
+        (
             &["--classes", "0,1"],
             "error: --classes: 0 is the background, which is not compared",
         ),
@@ -209,4 +213,26 @@ fn results_do_not_depend_on_threads() {
     });
     assert!(files[0] == files[1]);
     assert!(text(&files[0]).contains("nsd_1mm"));
+}
+
+#[test]
+fn a_table_with_strangers_and_a_header_that_contradicts_itself_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["out/a.nii", "truth/a.nii"] {
+        put(folder.path(), name, &[0, 1, 1, 0], 0.0);
+        let path = folder.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[80..84].copy_from_slice(&9_f32.to_le_bytes()); // pixdim[1], 2 mm by the affine
+        fs::write(path, bytes).unwrap();
+    }
+    fs::write(folder.path().join("groups.csv"), "a,A\nold,A\n").unwrap();
+    let output = evaluate(folder.path(), &["--groups", "groups.csv"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for expected in [
+        "groups.csv names cases that are in neither folder: old",
+        "truth/a.nii: its header gives voxels of 9.0000 x",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
 }

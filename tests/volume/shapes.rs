@@ -110,6 +110,31 @@ fn a_difference_is_said_in_voxels_or_in_mm_at_the_far_corner_and_rounding_is_non
 }
 
 #[test]
+fn a_pixdim_that_contradicts_the_affine_is_told_and_is_a_difference() {
+    let made = Made::new(1, false, Datatype::U8);
+    let right = geometry(&made);
+    assert_eq!(right.contradiction(), None);
+    let with_step = |step: f32| {
+        let mut wrong = made.clone();
+        wrong.pixdim[3] = step.into();
+        geometry(&wrong)
+    };
+    assert_eq!(with_step(3.02).contradiction(), None);
+    let wrong = with_step(1.0);
+    let told = wrong.contradiction().unwrap();
+    assert!(
+        told.contains("0.7500 x 0.8125 x 1.0000 mm (pixdim") && told.contains("x 3.0026 mm apart"),
+        "{told}"
+    );
+    assert!(
+        right
+            .difference(&wrong)
+            .unwrap()
+            .starts_with("spacing 0.7500 x 0.8125 x 3.0000 mm against")
+    );
+}
+
+#[test]
 fn a_new_header_carries_its_affine_in_both_forms() {
     let (s, c) = 0.3_f64.sin_cos();
     let affine = [[0.7 * c, -0.8 * s, 0.0, -5.0], [0.7 * s, 0.8 * c, 0.0, 6.0], [0.0, 0.0, -2.5, 7.0]];

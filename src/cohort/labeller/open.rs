@@ -93,6 +93,7 @@ pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
     };
     let hashed = begun.elapsed();
     let channels = volume.channels();
+    let contradiction = volume.geometry().contradiction();
     let one_of_several = (channels > 1).then(|| format!("has {channels} channels, of which number {} is labelled", settings.channel));
     let image = Image::new(volume, query_axes(settings)?, window(settings))?;
     let seconds = [
@@ -105,6 +106,7 @@ pub(super) fn query(settings: &Settings, path: &Path) -> Result<Opened> {
         .warning()
         .into_iter()
         .chain(one_of_several)
+        .chain(contradiction)
         .map(|text| format!("{}: {text}", path.display()))
         .collect();
     Ok(Opened {

@@ -2,7 +2,6 @@
 
 use super::open::Opened;
 use super::{Labeller, Use};
-use crate::clock;
 use crate::cohort::case_record::{self, CaseRecord, ClassOfRecord, DeviceMemory, SupportOfRecord, Timings, Versions};
 use crate::cohort::discover::UnlabelledCase;
 use crate::cohort::output::CaseFiles;
@@ -12,6 +11,7 @@ use crate::report::montage::{Extras, montage};
 use crate::tffs::ensemble::Labelling;
 use crate::tffs::source::Image;
 use crate::volume::{self, Voxels};
+use crate::{atomic_file, clock};
 use anyhow::{Context, Result};
 use rayon::ThreadPool;
 use std::path::PathBuf;
@@ -138,7 +138,7 @@ impl Unwritten {
             image.intensity.apply(slice);
             Ok(())
         };
-        montage(
+        let picture = montage(
             &mut read,
             &self.labelling.labels,
             image.dims(),
@@ -147,8 +147,8 @@ impl Unwritten {
                 flip: image.volume.geometry().upright(&axes),
                 ..Extras::default()
             },
-            &self.out.join(&self.files.picture),
-        )
+        )?;
+        atomic_file::write_bytes(&self.out.join(&self.files.picture), &picture)
     }
 }
 

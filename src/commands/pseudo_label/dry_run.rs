@@ -2,6 +2,8 @@
 
 use super::Plan;
 use crate::cohort::estimate::{Estimate, product_rate};
+use crate::cohort::journal::Status;
+use crate::cohort::runner::{Conditions, outlook};
 use crate::cohort::settings::Settings;
 use crate::tffs::plan;
 use crate::{clock, messages};
@@ -30,24 +32,37 @@ struct ShownCase<'a> {
     group: &'a str,
     labelled: Vec<&'a str>,
     mask: PathBuf,
+    /// Whether it was finished before and would be skipped.
+    is_finished: bool,
+    /// What is different since it was finished, so that it would be done again.
+    changes: Vec<String>,
+    /// None for a finished case either.
     estimate: Option<Estimate>,
     /// Why this case would fail, as far as it can be seen.
     problem: Option<String>,
 }
 
-/// Loads the network and looks at every volume's header and every label file; computes and writes nothing.
+/// Loads the network and looks at the journal, and at the volume's header and the label files of every case that is not finished; computes and writes nothing.
 pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
     let mut labeller = plan.labeller(&plan.openings[0])?;
     let device = labeller.network()?.device().clone();
     let rate = product_rate(&device)?;
+    let conditions = Conditions {
+        weights_sha256: labeller.weights_sha256().to_owned(),
+        settings: serde_json::to_value(&plan.settings)?,
+    };
     let mut cases = Vec::new();
-    for task in &plan.tasks {
+    for (task, status) in plan.tasks.iter().zip(outlook(&plan.args.out, &plan.tasks, &conditions)?) {
         let query = &task.payload;
         let labelled = plan.supports(query);
+        let is_finished = status == Status::Finished;
         let estimate = match labelled.is_empty() {
+            _ if is_finished => Ok(None),
             true => Err(anyhow!("its group has no labelled volume")),
             // On its threads: labels are read on all cores that --threads gives.
-            false => device.install(|| labeller.estimate(&query.case, &labelled, plan.args.save_probabilities, rate)),
+            false => device
+                .install(|| labeller.estimate(&query.case, &labelled, plan.args.save_probabilities, rate))
+                .map(Some),
         };
         cases.push(ShownCase {
             case: &task.name,
@@ -56,7 +71,12 @@ pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
             labelled: labelled.iter().map(|case| case.name.as_str()).collect(),
             mask: plan.args.out.join(&query.files.mask),
             problem: estimate.as_ref().err().map(|error| format!("{error:#}")),
-            estimate: estimate.ok(),
+            is_finished,
+            changes: match status {
+                Status::Changed(changes) => changes,
+                _ => Vec::new(),
+            },
+            estimate: estimate.ok().flatten(),
         });
     }
     let estimates = || cases.iter().filter_map(|case| case.estimate.as_ref());
@@ -97,7 +117,10 @@ fn text(shown: &Shown<'_>) -> String {
         match (&case.estimate, &case.problem) {
             (Some(e), _) => text += &estimate_lines(e),
             (None, Some(problem)) => text += &format!("    this case will fail: {problem}\n"),
-            (None, None) => {}
+            (None, None) => text += "    finished before, would be skipped\n",
+        }
+        if !case.changes.is_empty() {
+            text += &format!("    finished before, would be done again, because {}\n", case.changes.join("; "));
         }
     }
     text + &format!(
