@@ -53,6 +53,9 @@ pub struct Fingerprint {
     pub settings_sha256: String,
     /// The settings themselves, so that a change can be named.
     pub settings: Value,
+    /// The kind of device that the result was made on, if it makes a difference; another one alone is no reason to make it again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
 }
 
 impl Fingerprint {
@@ -66,6 +69,7 @@ impl Fingerprint {
             weights_sha256,
             settings_sha256: hash_of(&settings)?,
             settings,
+            device: String::new(),
         })
     }
 

@@ -157,7 +157,13 @@ impl Labeller {
         let first = self.try_label((case, ahead), group, labelled, (out, files), &mut plan, (stop, progress));
         let Err(error) = first else { return first };
         match self.after_failure(&error, plan) {
-            Some(smaller) => self.try_label((case, None), group, labelled, (out, files), &mut Some(smaller), (stop, progress)),
+            Some(smaller) => {
+                let second = self.try_label((case, None), group, labelled, (out, files), &mut Some(smaller), (stop, progress));
+                // Without a plan to make smaller: there is no third try.
+                second.inspect_err(|error| {
+                    let _ = self.after_failure(error, None);
+                })
+            }
             None => Err(error),
         }
     }

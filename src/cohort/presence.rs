@@ -95,7 +95,7 @@ impl Presence {
         file.read_to_string(&mut theirs).with_context(place)?;
         if theirs != conditions {
             bad_input!(
-                "another hpc-seg is at work in {} with other settings or weights; wait for it, or choose another --out",
+                "another hpc-seg is at work in {} with other settings, weights or kind of device; wait for it, or choose another --out",
                 self.folder.parent().unwrap_or(&self.folder).display()
             );
         }

@@ -44,7 +44,11 @@ impl<T> Task<T> {
     fn fingerprint(&self, conditions: &Conditions, hashes: &mut FileHashes) -> Result<Fingerprint> {
         let inputs = self.inputs.iter().map(|(role, path)| Ok((role.clone(), hashes.of(path)?)));
         let (weights, settings) = (conditions.weights_sha256.clone(), conditions.settings.clone());
-        Fingerprint::new(inputs.collect::<Result<BTreeMap<_, _>>>()?, weights, settings)
+        let fingerprint = Fingerprint::new(inputs.collect::<Result<BTreeMap<_, _>>>()?, weights, settings)?;
+        Ok(Fingerprint {
+            device: conditions.device.clone(),
+            ..fingerprint
+        })
     }
 
     /// Its files in the output folder.
@@ -60,6 +64,8 @@ pub struct Conditions {
     pub weights_sha256: String,
     /// The settings, as a JSON object.
     pub settings: Value,
+    /// The kind of device, such as `cpu` or `cuda`: what is rounded otherwise should not be made for one cohort without anybody knowing.
+    pub device: String,
 }
 
 /// What the work on a case has to say when it is done.
@@ -197,7 +203,15 @@ pub fn run<T: Sync>(
     // What failed before comes last: a case that takes its device or its process along does so when the others are done.
     let mut order: Vec<usize> = (0..tasks.len()).collect();
     order.sort_by_key(|&index| journal.history().was_in_vain(&tasks[index].name));
-    let works_by = hash_of(&json!([conditions.weights_sha256, conditions.settings]))?;
+    let of_others = journal.history().count_of_other_devices(&conditions.device);
+    if of_others > 0 {
+        warning!(
+            "{of_others} finished cases in {} were made on another kind of device than {}, which rounds otherwise; choose the same --device, or another --out, if all are to be alike",
+            out.display(),
+            conditions.device
+        );
+    }
+    let works_by = hash_of(&json!([conditions.weights_sha256, conditions.settings, conditions.device]))?;
     journal.presence().let_others_in(&works_by)?;
     let run = Run {
         out,

@@ -41,6 +41,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Exit> {
     let tasks: Vec<Task<Query>> = cases.into_iter().map(|case| task(case, args, &model.dataset.ending)).collect();
     output::prepare(&args.out, slice::from_ref(&args.input), tasks.iter().flat_map(|task| &task.outputs))?;
     let conditions = Conditions {
+        device: "cpu".into(),
         weights_sha256: model.sha256.clone(),
         settings: json!({
             "plans": model.predictor.plans.to_json(),

@@ -52,6 +52,7 @@ pub(super) fn make_ready(args: &PreprocessArgs, stop: &Stop) -> Result<Exit> {
         write_descriptions(&args.out, &dataset, &plans, &tasks)?;
     }
     let conditions = Conditions {
+        device: "cpu".into(),
         weights_sha256: String::new(),
         settings: json!({"plans": plans.to_json(), "dataset": dataset.description()}),
     };

@@ -17,6 +17,7 @@ use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::{bad_input, note, panics, warning};
 use anyhow::{Result, anyhow, bail};
+use std::collections::BTreeSet;
 use std::thread;
 
 /// What is particular to one case.
@@ -114,7 +115,17 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
     )?;
     let mut journal = Journal::open(&args.out)?;
     let weights_sha256 = labellers[0].weights_sha256().to_owned();
-    let conditions = Conditions { weights_sha256, settings };
+    let mut devices = labellers
+        .iter()
+        .map(Labeller::kind_of_device)
+        .collect::<Result<BTreeSet<String>>>()?
+        .into_iter();
+    let first = devices.next().unwrap_or_default();
+    let conditions = Conditions {
+        weights_sha256,
+        settings,
+        device: devices.fold(first, |all, next| format!("{all} and {next}")),
+    };
     let workers = labellers
         .into_iter()
         .map(|labeller| DeviceWorker { plan: &plan, labeller })

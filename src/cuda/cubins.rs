@@ -5,8 +5,8 @@ use super::driver::SHARED_BYTES_OF_SM_80;
 use super::nvrtc::Nvrtc;
 use super::sources::{self, HEADERS, Specialisation, specialisations};
 use anyhow::Result;
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 
 /// The kernels' machine code.
@@ -70,6 +70,9 @@ impl Cubins {
 
     /// Fills the cache. A kernel that does not compile says so when it is asked for.
     fn compile_ahead(&self) {
+        // One of several GPUs' workers at a time: what it compiled, the others find in the cache.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let kernels: Vec<&Specialisation> = specialisations()
             .iter()
             .filter(|kernel| networks_use(kernel, self.shared_bytes))

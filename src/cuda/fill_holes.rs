@@ -29,6 +29,11 @@ pub(super) fn dynamic_shared_bytes(name: &str) -> Option<usize> {
 }
 
 impl FillHoles {
+    /// Whether there is a kernel for such masks.
+    pub fn fits(&self) -> bool {
+        self.choose().is_ok()
+    }
+
     /// The specialisation that holds a mask, with its threads.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 //! anything else, since cudarc panics where it is missing.
 
 mod context;
+mod staging;
 mod streams;
 
-pub use context::{GpuInfo, check_driver, devices};
+pub use context::{GpuInfo, check_driver, devices, is_driver_installed};
 pub(super) use streams::CudaGraph;
 
 use super::cache::KernelCache;
@@ -17,6 +18,7 @@ use super::transfer::{PinnedBuffer, Transfer, check_host};
 use anyhow::{Context as _, Result, bail, ensure};
 use context::{Context, done};
 use cudarc::driver::sys;
+use staging::Ring;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +30,10 @@ const CONTEXT_BYTES: usize = 1 << 30;
 
 /// Copies to the GPU up to this are not waited for.
 const STAGED_BYTES: usize = 1 << 20;
+/// Pinned memory that they go through, many of them before it is full.
+const RING_BYTES: usize = 8 << 20;
+/// In such pieces a GPU's memory is given to code.
+const CODE_BYTES: usize = 2 << 20;
 
 /// An open GPU with the kernels loaded so far.
 pub struct Gpu {
@@ -36,6 +42,8 @@ pub struct Gpu {
     cubins: Cubins,
     loaded: Mutex<BTreeMap<&'static str, Loaded>>,
     allocations: Mutex<BTreeMap<u64, usize>>,
+    /// What small copies go through where the driver need not copy them aside; none elsewhere, and without memory for it.
+    ring: Mutex<Option<Ring<PinnedHost>>>,
     /// Bytes the context took when it was opened, at most.
     context_bytes: usize,
     capturing: AtomicBool,
@@ -74,12 +82,17 @@ impl Gpu {
         let context = Arc::new(Context::open(number, multiprocessors)?);
         let streams = Arc::new(Streams::new(&context)?);
         let (free, total) = context.free_and_total()?;
+        let ring = match context.info.reads_host_memory {
+            true => PinnedHost::new(&context, RING_BYTES).ok().map(Ring::new),
+            false => None,
+        };
         Ok(Self {
             cubins: Cubins::new(cache, &context.info.architecture, context.info.limits.shared_bytes)?,
             context,
             streams,
             loaded: Mutex::default(),
             allocations: Mutex::default(),
+            ring: Mutex::new(ring),
             context_bytes: (total - free).min(CONTEXT_BYTES),
             capturing: AtomicBool::new(false),
         })
@@ -108,7 +121,9 @@ impl Gpu {
         let status = unsafe { sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()) };
         done(status, "finding the entry point")?;
         let (after, _) = self.context.free_and_total()?;
-        let bytes = before.saturating_sub(after).max(cubin.len());
+        // What another program takes meanwhile is not this kernel's.
+        let most = cubin.len().next_multiple_of(CODE_BYTES) + CODE_BYTES;
+        let bytes = before.saturating_sub(after).clamp(cubin.len(), most);
         loaded.insert(kernel.name, Loaded { module, function, bytes });
         Ok(function)
     }
@@ -177,15 +192,15 @@ impl Driver for Gpu {
             done(status, "copying to the GPU")
         };
         if from.len() <= STAGED_BYTES {
-            // `from` may be pinned, and would then be read later; pageable memory, as this is, is copied aside before the call returns, but where the GPU itself reads
-            // it. Kernels go on meanwhile.
-            let pageable = from.to_vec();
-            copy(&pageable)?;
-            return if self.context.info.reads_host_memory {
-                self.streams.wait_for(stream)
-            } else {
-                Ok(())
-            };
+            // `from` may be gone after the call. Kernels go on meanwhile.
+            if let Some(ring) = lock(&self.ring).as_mut() {
+                return copy(ring.put(from, || self.streams.wait_for(stream))?);
+            }
+            if !self.context.info.reads_host_memory {
+                // `from` may be pinned, and would then be read later; pageable memory, as this is, the driver copies aside before the call returns.
+                let pageable = from.to_vec();
+                return copy(&pageable);
+            }
         }
         copy(from)?;
         self.streams.wait_for(stream)
@@ -307,8 +322,7 @@ mod tests {
 
     #[test]
     fn the_absence_of_a_driver_is_an_answer_and_no_panic() {
-        // SAFETY: it only tries to load the library.
-        let present = unsafe { sys::is_culib_present() };
+        let present = is_driver_installed();
         let folder = tempfile::tempdir().unwrap();
         match Gpu::open(0, KernelCache::new(folder.path())) {
             Ok(gpu) => assert!(present && gpu.kind().starts_with("cuda sm_")),

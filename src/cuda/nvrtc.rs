@@ -79,6 +79,12 @@ impl Places {
                 .flat_map(|root| NAMES.map(|name| root.join("lib64").join(name))),
         );
         all.extend(self.python_roots.iter().flat_map(|root| in_python(root)));
+        // conda's own package.
+        all.extend(
+            self.python_roots
+                .iter()
+                .flat_map(|root| NAMES.map(|name| root.join("lib").join(name))),
+        );
         all
     }
 }

@@ -8,7 +8,7 @@ use crate::cuda::driver::{Driver, Memory};
 #[cfg(feature = "emu")]
 use crate::cuda::emulator::{Emulator, Schedule};
 pub use crate::cuda::gpu::GpuInfo;
-use crate::cuda::gpu::{Gpu, devices};
+use crate::cuda::gpu::{Gpu, devices, is_driver_installed};
 use crate::cuda::launch::Runtime;
 use crate::{bad_input, note, warning};
 use anyhow::{Error, Result};
@@ -28,7 +28,7 @@ const EMULATED: usize = 1 << 30;
 /// A device as it is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The first GPU, if one of its kind has passed the tests, else the CPU.
+    /// The first GPU that answers, if one of its kind has passed the tests, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -156,8 +156,15 @@ impl Opening {
     }
 
     fn automatic(&self) -> Result<Device> {
-        let Some(first) = gpus().ok().and_then(|all| all.into_iter().next()) else {
-            return self.cpu();
+        let first = match gpus().map(|all| all.into_iter().next()) {
+            Ok(Some(first)) => first,
+            Ok(None) => return self.cpu(),
+            Err(error) => {
+                if is_driver_installed() {
+                    note!("working on the CPU: {error:#}");
+                }
+                return self.cpu();
+            }
         };
         if !CONFIRMED.contains(&first.architecture.as_str()) {
             note!(
@@ -167,7 +174,7 @@ impl Opening {
             );
             return self.cpu();
         }
-        self.gpu(0).or_else(|error| {
+        self.gpu(first.number).or_else(|error| {
             warning!("working on the CPU, because the GPU cannot be used: {error:#}");
             self.cpu()
         })
@@ -204,6 +211,12 @@ fn to_be_taken(memory: &Memory) -> usize {
 fn arena_bytes(budget: usize, own: usize, free: usize) -> Result<usize> {
     let left = budget.saturating_sub(own + MODULES).min(free.saturating_sub(MODULES));
     let mib = |bytes: usize| bytes >> 20;
+    if free <= MODULES {
+        bad_input!(
+            "of the device's memory {} MiB are free, too few to work in: other programs have the rest (nvidia-smi shows which); wait for them, use another GPU, or --device cpu",
+            mib(free)
+        );
+    }
     if left == 0 {
         bad_input!(
             "--memory {} MiB: the device's context ({} MiB) and kernels ({} MiB) leave nothing of it ({} MiB are free); raise it, or use --device cpu",
@@ -256,6 +269,11 @@ mod tests {
         let mib = 1 << 20;
         assert_eq!(arena_bytes(1000 * mib, 300 * mib, 5000 * mib).unwrap(), 636 * mib);
         assert_eq!(arena_bytes(1000 * mib, 300 * mib, 500 * mib).unwrap(), 436 * mib);
+        let complaint = arena_bytes(60_000 * mib, 300 * mib, 20 * mib).unwrap_err().to_string();
+        assert!(
+            complaint.contains("20 MiB are free") && !complaint.contains("--memory"),
+            "{complaint}"
+        );
         let complaint = arena_bytes(300 * mib, 300 * mib, 500 * mib).unwrap_err().to_string();
         assert!(
             complaint.contains("--memory 300 MiB") && complaint.contains("raise it"),

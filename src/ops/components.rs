@@ -139,20 +139,27 @@ pub fn holes_filled(logits: &Tensor, chosen: &[usize], max_area: usize, fill: f3
     };
     let rows = rows::gather(logits, h, chosen)?;
     let mut filled = rows.reshaped(&[chosen.len(), h, w]);
-    if let Some(cuda) = filled.device().cuda() {
-        let problem = FillHoles {
-            items: chosen.len(),
-            height: h,
-            width: w,
-            area: max_area,
-            fill,
-        };
-        problem.launch(&cuda.runtime, filled.buffer())?;
-        return Ok(filled);
-    }
     let mut runs = Runs::default();
-    for plane in filled.values_mut().chunks_exact_mut(h * w) {
-        fill_holes_2d(plane, h, w, max_area, fill, &mut runs)?;
+    let mut fill_all = |planes: &mut [f32]| {
+        let mut planes = planes.chunks_exact_mut((h * w).max(1));
+        planes.try_for_each(|plane| fill_holes_2d(plane, h, w, max_area, fill, &mut runs).map(drop))
+    };
+    let problem = FillHoles {
+        items: chosen.len(),
+        height: h,
+        width: w,
+        area: max_area,
+        fill,
+    };
+    match filled.device().cuda() {
+        Some(cuda) if problem.fits() => problem.launch(&cuda.runtime, filled.buffer())?,
+        // Of slices beyond 1024 x 1024: by the host.
+        Some(_) => {
+            let mut planes = filled.to_vec()?;
+            fill_all(&mut planes)?;
+            filled = Tensor::from_slice_f32(logits.device(), &[chosen.len(), h, w], &planes)?;
+        }
+        None => fill_all(filled.values_mut())?,
     }
     Ok(filled)
 }

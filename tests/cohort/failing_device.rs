@@ -123,6 +123,7 @@ impl Bench {
         let tasks = [task(0), task(1)];
         output::prepare(out, &[], tasks.iter().flat_map(|task| &task.outputs)).unwrap();
         let conditions = Conditions {
+            device: "cpu".into(),
             weights_sha256: "w".into(),
             settings: some_settings(),
         };
@@ -198,6 +199,19 @@ fn a_device_that_is_lost_anywhere_costs_one_case_and_is_opened_again() {
         assert_eq!((summary.done.len(), summary.failed.len()), (1, 1), "{fault:?}: {summary:?}");
         assert!(summary.failed[0].1.contains("lost"), "{fault:?}: {summary:?}");
         assert_eq!((devices.asked().len(), devices.held()), (2, 0), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_in_the_second_try_is_opened_again_too() {
+    let bench = Bench::new();
+    let [(opening, ..), (all, ..)] = bench.whole();
+    for allocation in [opening, opening + (all - opening) / 4] {
+        let devices = Devices::default();
+        let summary = bench.run(bench.labeller(&devices, Fault::AllocationThenAll(allocation)).unwrap());
+        assert_eq!((summary.done.len(), summary.failed.len()), (1, 1), "{allocation}: {summary:?}");
+        assert!(summary.failed[0].1.contains("lost"), "{allocation}: {summary:?}");
+        assert_eq!((devices.asked().len(), devices.held()), (2, 0), "{allocation}");
     }
 }
 

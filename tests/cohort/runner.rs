@@ -36,6 +36,7 @@ impl Bench {
         Self {
             folder,
             conditions: Conditions {
+                device: "cpu".into(),
                 weights_sha256: "w".into(),
                 settings: some_settings(),
             },
@@ -466,20 +467,16 @@ fn runs_of_several_processes_share_the_cases() {
             "c" => bail!("no"),
             _ => write_all(&bench.out(), task),
         });
-        let other = Conditions {
-            weights_sha256: "v".into(),
-            ..bench.conditions.clone()
-        };
-        let mut journal = Journal::open(&bench.out()).unwrap();
-        let refused = runner::run(
-            &bench.out(),
-            &mut journal,
-            &bench.tasks(),
-            &other,
-            &bench.stop,
-            vec![|_: &Task<()>, _: &Stop, _: &Progress| -> Result<CaseOutcome> { panic!("taken") }],
-        );
-        assert!(refused.unwrap_err().to_string().contains("with other settings or weights"));
+        let (mut other_weights, mut other_device) = (bench.conditions.clone(), bench.conditions.clone());
+        other_weights.weights_sha256 = "v".into();
+        other_device.device = "cuda".into();
+        for other in [other_weights, other_device] {
+            let mut journal = Journal::open(&bench.out()).unwrap();
+            let taken = |_: &Task<()>, _: &Stop, _: &Progress| -> Result<CaseOutcome> { panic!("taken") };
+            let refused = runner::run(&bench.out(), &mut journal, &bench.tasks(), &other, &bench.stop, vec![taken]);
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("with other settings, weights or kind of device"), "{error}");
+        }
         // What failed elsewhere is tried again.
         fs::write(bench.folder.path().join("in/c.nii"), "mended").unwrap();
         let third = bench.run(|task, _, _| write_all(&bench.out(), task));

@@ -91,6 +91,7 @@ fn slow_run(out: &Path, stop: &Stop) -> Summary {
     };
     let tasks: Vec<Task<()>> = ["a", "b", "c"].iter().map(task).collect();
     let conditions = Conditions {
+        device: "cpu".into(),
         weights_sha256: "w".into(),
         settings: some_settings(),
     };

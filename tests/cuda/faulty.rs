@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub enum Fault {
     /// This allocation, counted from 0, with [`OutOfMemory`]; those after it succeed.
     Allocation(usize),
+    /// This allocation, with [`OutOfMemory`], and from the next launch on everything, with [`DeviceLost`].
+    AllocationThenAll(usize),
     /// This copy in, out or within, with [`DeviceLost`], and everything after it.
     Copy(usize),
     /// This launch, with [`DeviceLost`], and everything after it.
@@ -79,7 +81,8 @@ impl Faulty {
     /// Counts one more; loses the device at the one that the test chose.
     fn step(&self, count: &AtomicUsize, fault: impl Fn(usize) -> Fault) -> Result<()> {
         let now = fault(count.fetch_add(1, Ordering::SeqCst));
-        if now == self.fault || matches!(self.fault, Fault::Unknown(at) if now == Fault::Launch(at)) {
+        let is_after_memory = matches!(self.fault, Fault::AllocationThenAll(at) if matches!(now, Fault::Launch(_)) && self.allocations.load(Ordering::SeqCst) > at);
+        if now == self.fault || is_after_memory || matches!(self.fault, Fault::Unknown(at) if now == Fault::Launch(at)) {
             self.is_lost.store(true, Ordering::SeqCst);
         }
         self.alive()
@@ -104,7 +107,8 @@ impl Driver for Faulty {
 
     fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
         self.alive()?;
-        if Fault::Allocation(self.allocations.fetch_add(1, Ordering::SeqCst)) == self.fault {
+        let number = self.allocations.fetch_add(1, Ordering::SeqCst);
+        if [Fault::Allocation(number), Fault::AllocationThenAll(number)].contains(&self.fault) {
             return Err(OutOfMemory {
                 asked: bytes,
                 live: 0,

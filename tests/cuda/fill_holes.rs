@@ -159,3 +159,21 @@ fn an_area_of_zero_fills_nothing_and_too_large_masks_are_refused() {
     let message = holes.launch(&bench.runtime, &logits).unwrap_err().to_string();
     assert!(message.contains("logits of [1, 3, 3, 4]"), "{message}");
 }
+
+#[cfg(feature = "emu")]
+#[test]
+fn masks_beyond_shared_memory_are_filled_all_the_same() {
+    use hpc_seg::cuda::emulator::Schedule;
+    use hpc_seg::tensor::Tensor;
+    let (height, width) = (258, 257);
+    let mut x = vec![1.0; 2 * height * width];
+    for hole in [1000, 40_000, height * width + 700] {
+        x[hole] = -1.0;
+    }
+    let device = crate::support::emulated::device(Schedule::ALL[0]);
+    let logits = Tensor::from_slice_f32(&device, &[2, height, width], &x).unwrap();
+    let filled = hpc_seg::ops::components::holes_filled(&logits, &[1], 1, 0.25).unwrap();
+    let mut expected = vec![1.0; height * width];
+    expected[700] = 0.25;
+    assert!(filled.to_vec().unwrap() == expected);
+}

@@ -94,6 +94,12 @@ impl History {
         self.shared.get(case).copied()
     }
 
+    /// How many finished cases were made on another kind of device than this one.
+    pub fn count_of_other_devices(&self, device: &str) -> usize {
+        let devices = self.finished.values().map(|fingerprint| fingerprint.device.as_str());
+        devices.filter(|made_on| !made_on.is_empty() && *made_on != device).count()
+    }
+
     /// How many lines could not be read (torn by a crash, or edited).
     pub fn unreadable_lines(&self) -> usize {
         self.unreadable_lines

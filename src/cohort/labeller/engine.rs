@@ -87,6 +87,15 @@ impl Labeller {
             .context("the device was lost in an earlier case; give the same command once more: it goes on with this case")
     }
 
+    /// `cpu`, `cuda`, or what a driver calls its kind.
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub fn kind_of_device(&self) -> Result<String> {
+        let kind = self.network()?.device().kind();
+        Ok(kind.split(' ').next().unwrap_or_default().to_owned())
+    }
+
     /// Whether there is a device to work on.
     pub fn is_able(&self) -> bool {
         self.net.is_some()

@@ -50,6 +50,7 @@ pub(super) fn show(plan: &Plan<'_>) -> Result<()> {
     let conditions = Conditions {
         weights_sha256: labeller.weights_sha256().to_owned(),
         settings: serde_json::to_value(&plan.settings)?,
+        device: labeller.kind_of_device()?,
     };
     let mut cases = Vec::new();
     for (task, status) in plan.tasks.iter().zip(outlook(&plan.args.out, &plan.tasks, &conditions)?) {

@@ -24,6 +24,20 @@ pub fn done(status: sys::CUresult, what: &str) -> Result<()> {
     }
 }
 
+/// The answer of making a context: nothing was lost by one that could not be made.
+fn opened(status: sys::CUresult, number: u32) -> Result<()> {
+    match status {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => bail!(
+            "GPU {number} has no memory left for a context: other programs have it (nvidia-smi shows which); give each hpc-seg that shares a GPU its --memory, or use another GPU"
+        ),
+        sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => bail!(
+            "GPU {number} is taken by another program that has it alone (nvidia-smi shows which, and the compute mode); wait for it, or use another GPU"
+        ),
+        error => bail!("making a context on GPU {number}: the CUDA driver says {error:?}; see nvidia-smi, or use --device cpu"),
+    }
+}
+
 /// Whether the context takes no more work after this error; CUDA Driver API, "Data types used by CUDA driver".
 fn is_lost(error: sys::CUresult) -> bool {
     use sys::CUresult as E;
@@ -59,10 +73,8 @@ pub fn check_driver() -> Result<()> {
 
 /// The version of the driver, which has been started.
 fn driver_version() -> Result<i32> {
-    // SAFETY: it only tries to load the library.
-    let present = unsafe { sys::is_culib_present() };
     ensure!(
-        present,
+        is_driver_installed(),
         "this machine has no CUDA driver (libcuda.so.1); install NVIDIA's driver, or use --device cpu"
     );
     let mut version = 0;
@@ -72,7 +84,10 @@ fn driver_version() -> Result<i32> {
     // SAFETY: no arguments.
     let status = unsafe { sys::cuInit(0) };
     ensure!(status != sys::CUresult::CUDA_ERROR_NO_DEVICE, "{NO_GPU}");
-    done(status, "starting").context("the CUDA driver does not start; see nvidia-smi, or use --device cpu")?;
+    ensure!(
+        status == sys::CUresult::CUDA_SUCCESS,
+        "the CUDA driver does not start ({status:?}); see nvidia-smi, or use --device cpu"
+    );
     Ok(version)
 }
 
@@ -106,7 +121,7 @@ pub struct GpuInfo {
     pub architecture: String,
     /// All its memory, in bytes.
     pub memory: usize,
-    /// Whether it reads the host's memory through the host's own page tables, so that copies from there need not be staged.
+    /// Whether it can read any memory of the host by itself, so that a copy from there may be read after the call.
     pub reads_host_memory: bool,
     /// Whether its memory is the host's.
     pub has_hosts_memory: bool,
@@ -114,16 +129,28 @@ pub struct GpuInfo {
     pub limits: Limits,
 }
 
-/// The GPUs this process sees, by number.
+/// Whether there is a driver's library at all.
+pub fn is_driver_installed() -> bool {
+    // SAFETY: it only tries to load the library.
+    unsafe { sys::is_culib_present() }
+}
+
+/// The GPUs this process sees, by number, without those that do not answer.
 ///
 /// # Errors
-/// No driver, and what it says.
+/// No driver, what it says, and what the first GPU says if none answers.
 pub fn devices() -> Result<Vec<GpuInfo>> {
     check_driver()?;
     let mut count = 0;
     // SAFETY: a place for the answer.
     done(unsafe { sys::cuDeviceGetCount(&raw mut count) }, "counting GPUs")?;
-    (0..u32::try_from(count)?).map(|number| info(number, device(number)?)).collect()
+    let (found, failed): (Vec<_>, Vec<_>) = (0..u32::try_from(count)?)
+        .map(|number| info(number, device(number)?))
+        .partition(Result::is_ok);
+    match failed.into_iter().next() {
+        Some(error) if found.is_empty() => error.map(|info| vec![info]),
+        _ => found.into_iter().collect(),
+    }
 }
 
 /// The GPU of this number.
@@ -159,7 +186,7 @@ fn info(number: u32, device: sys::CUdevice) -> Result<GpuInfo> {
     }
     let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    let reads_host_memory = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES)? != 0;
+    let reads_host_memory = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)? != 0;
     Ok(GpuInfo {
         number,
         reads_host_memory,
@@ -219,7 +246,7 @@ impl Context {
             None => {
                 // SAFETY: a place for the answer.
                 let status = unsafe { sys::cuCtxCreate_v2(&raw mut context.handle, 0, device) };
-                done(status, "making a context")?;
+                opened(status, number)?;
             }
             Some(wanted) => {
                 check_part(version, wanted, context.info.limits.multiprocessors)?;
@@ -398,6 +425,23 @@ mod tests {
         info.limits.shared_bytes = 64 << 10;
         let message = check_architecture(&info).unwrap_err().to_string();
         assert!(message.contains("64 KiB") && message.contains("--device cpu"), "{message}");
+    }
+
+    #[test]
+    fn a_context_that_cannot_be_made_has_a_remedy_and_loses_nothing() {
+        for (status, remedy) in [
+            (
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+                "give each hpc-seg that shares a GPU its --memory",
+            ),
+            (sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE, "wait for it"),
+            (sys::CUresult::CUDA_ERROR_UNKNOWN, "see nvidia-smi"),
+        ] {
+            let error = opened(status, 3).unwrap_err();
+            assert!(error.downcast_ref::<DeviceLost>().is_none());
+            assert!(error.to_string().contains("GPU 3") && error.to_string().contains(remedy), "{error}");
+        }
+        assert!(opened(sys::CUresult::CUDA_SUCCESS, 0).is_ok());
     }
 
     #[test]

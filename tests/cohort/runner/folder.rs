@@ -2,7 +2,7 @@
 
 use super::super::{files_below, put};
 use super::{Bench, write_all};
-use hpc_seg::cohort::journal::Status;
+use hpc_seg::cohort::journal::{History, Status};
 use hpc_seg::cohort::runner;
 use std::fs;
 
@@ -45,6 +45,18 @@ fn the_outlook_is_what_a_run_finds_and_writes_nothing() {
         "{found:?}"
     );
     assert_eq!(files_below(&bench.out()), before);
+}
+
+#[test]
+fn another_kind_of_device_is_no_reason_to_do_a_case_again_and_is_told() {
+    let mut bench = Bench::new();
+    bench.run(|task, _, _| write_all(&bench.out(), task));
+    bench.conditions.device = "cuda".into();
+    put(bench.folder.path(), "in/b.nii", "edited");
+    let again = bench.run(|task, _, _| write_all(&bench.out(), task));
+    assert_eq!((again.done, again.skipped.len()), (vec!["b".to_owned()], 2));
+    let history = History::of(&bench.out()).unwrap();
+    assert_eq!(["cpu", "cuda"].map(|device| history.count_of_other_devices(device)), [1, 2]);
 }
 
 #[test]
