@@ -49,6 +49,9 @@ pub fn discover(labelled_folder: &Path, unlabelled_folder: &Path, channel: usize
     let without_labels = layouts::read(unlabelled_folder, channel)?;
     let same_folder = is_same(labelled_folder, unlabelled_folder);
     let mut remarks = remarks_on_labels(&with_labels, same_folder);
+    let folders = [&with_labels, &without_labels];
+    let folders = &folders[..if same_folder { 1 } else { 2 }];
+    remarks.extend(folders.iter().filter_map(|folder| remark_on_channels(folder, channel)));
     let labelled: Vec<LabelledCase> = with_labels.cases.iter().filter_map(labelled_case).collect();
     if labelled.is_empty() {
         bad_input!("{}", no_labels_message(labelled_folder, &with_labels));
@@ -160,6 +163,16 @@ fn unlabelled_cases(
         ));
     }
     Ok(cases)
+}
+
+/// Cases that nobody would miss.
+fn remark_on_channels(folder: &Folder, channel: usize) -> Option<String> {
+    let first = folder.without_channel.first()?;
+    Some(format!(
+        "{} cases have no image of channel {channel} and are left out: {} is a file of one; name it CASE_{channel:04}, or choose a channel with --channel",
+        folder.without_channel.len(),
+        first.display()
+    ))
 }
 
 fn remarks_on_labels(folder: &Folder, same_folder: bool) -> Vec<String> {

@@ -43,7 +43,7 @@ pub fn forget(out: &Path, fold: Fold) -> Result<()> {
     Ok(())
 }
 
-/// Segments and compares the cases that a trained fold of the model in `out` held out.
+/// Segments and compares the cases that a trained fold of the model in `out` held out; those that are segmented already stay.
 ///
 /// # Errors
 /// References that are missing, a folder that cannot be written, a stop.
@@ -62,6 +62,10 @@ pub fn compare(prepared: &Prepared, out: &Path, fold: Fold, device: &Device, sto
                 "{}: is missing, so fold {fold} cannot be compared with it; run hpc-seg preprocess again",
                 reference.display()
             );
+        }
+        if folder.join(&file).is_file() {
+            progress.advance(1);
+            continue; // by this network: training forgets those of another
         }
         let header = Volume::open(&reference)?.header().clone();
         let case = prepared.case(name)?.to_memory();

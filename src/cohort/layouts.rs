@@ -1,9 +1,9 @@
 //! How cases lie in a folder: nnU-Net's raw layout, `images/` beside `labels/`, or a flat folder of images.
 
 use crate::bad_input;
-use crate::volume::files_of;
+use crate::volume::{files_of, is_safe_name};
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,8 @@ pub struct Folder {
     pub cases: Vec<Found>,
     /// Label files without an image.
     pub labels_without_image: Vec<PathBuf>,
+    /// Images of other channels, of cases that have none of the wanted one.
+    pub without_channel: Vec<PathBuf>,
     /// Folders in which images were found or expected.
     pub image_folders: Vec<PathBuf>,
     /// Whether the layout has a place for labels at all (a flat folder has none).
@@ -136,7 +138,7 @@ fn read_pair(all: &mut Folder, images: &Path, labels: Option<&Path>, channel: Op
 /// Adds the images of one folder with their labels, and returns the stems of all label files that belong to an image of any channel.
 fn add_cases(all: &mut Folder, images: &Path, labels: &BTreeMap<String, PathBuf>, channel: Option<usize>) -> Result<Vec<String>> {
     all.image_folders.push(images.to_path_buf());
-    let (mut used, mut other_channels) = (Vec::new(), Vec::new());
+    let (mut used, mut other_channels) = (Vec::new(), Vec::<(String, usize, PathBuf)>::new());
     let cases_before = all.cases.len();
     for (stem, image) in volumes_by_stem(images)? {
         let (name, number) = match channel.and_then(|_| split_channel(&stem)) {
@@ -159,17 +161,18 @@ fn add_cases(all: &mut Folder, images: &Path, labels: &BTreeMap<String, PathBuf>
                 labels: label,
             });
         } else {
-            other_channels.push(number);
+            other_channels.push((name.to_string(), number, image));
         }
     }
-    if all.cases.len() == cases_before && !other_channels.is_empty() {
-        other_channels.sort_unstable();
-        other_channels.dedup();
-        let there = other_channels
-            .iter()
-            .map(|number| format!("_{number:04}"))
-            .collect::<Vec<_>>()
-            .join(", ");
+    let taken = &all.cases[cases_before..];
+    let alone = other_channels
+        .iter()
+        .filter(|(name, ..)| !taken.iter().any(|case| case.name == *name));
+    let alone: BTreeMap<&String, &PathBuf> = alone.map(|(name, _, image)| (name, image)).collect();
+    all.without_channel.extend(alone.into_values().cloned());
+    if taken.is_empty() && !other_channels.is_empty() {
+        let numbers: BTreeSet<usize> = other_channels.iter().map(|(_, number, _)| *number).collect();
+        let there = numbers.iter().map(|number| format!("_{number:04}")).collect::<Vec<_>>().join(", ");
         let wanted = channel.unwrap_or(0);
         bad_input!(
             "{} has no image of channel {wanted} (_{wanted:04}), only {there}; choose one with --channel",
@@ -221,8 +224,7 @@ fn stem_of(name: &str) -> Option<&str> {
 
 /// Case names become file names of results and journal entries.
 fn check_name(name: &str, image: &Path) -> Result<()> {
-    let is_safe = !name.starts_with('.') && name.len() <= 200 && !name.chars().any(|letter| letter.is_control() || "/\\".contains(letter));
-    if !is_safe {
+    if !is_safe_name(name) {
         bad_input!(
             "{:?} gives the case name {name:?}, which cannot name the results safely; rename the file",
             image.display().to_string()

@@ -15,9 +15,10 @@ use crate::unet::dataset::Dataset;
 use crate::unet::exchange::Fold;
 use crate::unet::fingerprint::fingerprint;
 use crate::unet::memory;
-use crate::unet::plan::{Overrides, plan};
+use crate::unet::plan::{Overrides, Plans, plan};
 use crate::unet::trainer::fold::{self, Outcome, Prepared, Request};
 use crate::unet::trainer::schedule::{epoch_seconds, validation_iterations};
+use crate::unet::trainer::siblings;
 use crate::{bad_input, note, warning};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -48,10 +49,14 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     let folder = match is_preprocessed {
         true => args.dataset.clone(),
         false => loop {
-            match prepare(args, &device, &stop)? {
+            match prepare(args, &folds, &device, &stop)? {
                 (folder, Exit::Done) => break folder,
                 (folder, Exit::Elsewhere(_)) => wait_for_others(&folder, &stop)?,
-                (_, exit) => return Ok(exit),
+                (folder, Exit::SomeFailed) => bad_input!(
+                    "nothing was trained, because not all cases could be preprocessed ({} says why, in the folder of the cases); mend them, or take them out of the data set",
+                    folder.join("*/failed.csv").display()
+                ),
+                (_, Exit::Stopped) => return Ok(Exit::Stopped),
             }
         },
     };
@@ -64,12 +69,15 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
             folder.display()
         );
     }
-    for fold in folds {
-        if args.restart {
+    if args.restart {
+        siblings::check_model(&prepared, &args.out, &folds)?; // before anything is lost
+        for &fold in &folds {
             held_out::forget(&args.out, fold)?; // first: were it killed in between, nobody would take old masks for new ones
             fold::restart(&args.out, fold)?;
-            postprocessing::forget(&args.out)?;
         }
+        postprocessing::forget(&args.out)?;
+    }
+    for fold in folds {
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));
         let outcome = fold::train(&prepared, &request, &device, &stop).inspect_err(|error| {
@@ -80,6 +88,9 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
         match outcome {
             Outcome::Trained => note!("{}: trained", place.display()),
             Outcome::WasFinished => note!("{}: was finished before", place.display()),
+        }
+        if outcome == Outcome::Trained {
+            held_out::forget(&args.out, fold)?; // of an earlier network
         }
         if !args.no_validation && (outcome == Outcome::Trained || !held_out::is_done(&args.out, fold)) {
             let evaluation = held_out::compare(&prepared, &args.out, fold, &device, &stop)?;
@@ -248,10 +259,15 @@ fn names(path: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Plans and preprocesses a data set; the folder of the cases.
-fn prepare(args: &TrainArgs, device: &Device, stop: &Stop) -> Result<(PathBuf, Exit)> {
+fn prepare(args: &TrainArgs, folds: &[Fold], device: &Device, stop: &Stop) -> Result<(PathBuf, Exit)> {
     let folder = args.out.join("preprocessed");
     let plans = match &args.plans {
-        Some(plans) => plans.clone(),
+        Some(plans) => {
+            // Before cases that a fold goes on with are preprocessed by others.
+            let anew: &[Fold] = if args.restart { folds } else { &[] };
+            siblings::agree_on_plans(&args.out, &Plans::read(plans)?.to_json(), anew)?;
+            plans.clone()
+        }
         None => {
             let planned = folder.join("nnUNetPlans.json");
             if !planned.is_file() {

@@ -17,7 +17,8 @@ use crate::ssl::settings::{self, Settings};
 use crate::ssl::steps::Step;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
-use crate::unet::trainer::fold::{FINAL, is_of_other_settings};
+use crate::unet::trainer::fold::{FINAL, Prepared};
+use crate::unet::trainer::siblings::{forget_other_models, is_of_other_settings};
 use crate::volume::{self, AxisMap, Volume, Voxels};
 use crate::{atomic_file, bad_input, note, warning};
 use anyhow::{Context, Result};
@@ -324,6 +325,7 @@ impl<'a> Work<'a> {
         match train(false) {
             Err(error) if self.redo && is_of_other_settings(&error) => {
                 note!("{error:#}; it is trained anew");
+                forget_other_models(&Prepared::open(&preprocessed)?, &model)?;
                 train(true)?;
             }
             Err(error) if is_of_other_settings(&error) => {

@@ -1,6 +1,6 @@
 //! A raw data set in nnU-Net's layout: `dataset.json`, `imagesTr/CASE_0000.nii.gz` (a file per channel), `labelsTr/CASE.nii.gz`.
 
-use crate::volume::{AxisMap, Header, Volume};
+use crate::volume::{AxisMap, Header, Volume, is_safe_name};
 use crate::{bad_input, warning};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -175,7 +175,10 @@ impl Dataset {
         if let Some(folder) = labels {
             self.warn_of_labels_alone(folder, &cases);
         }
-        let is_volume = |name: &&String| [".nii", ".nii.gz", ".hdr", ".hdr.gz"].iter().any(|ending| name.ends_with(ending));
+        let is_volume = |name: &&String| {
+            let name = name.to_ascii_lowercase();
+            [".nii", ".nii.gz", ".hdr", ".hdr.gz"].iter().any(|ending| name.ends_with(ending))
+        };
         let mut others: Vec<&String> = names.iter().filter(is_volume).filter(|name| numbered(name).is_none()).collect();
         others.sort();
         if let Some(first) = others.first() {
@@ -186,6 +189,10 @@ impl Dataset {
                 self.ending
             );
         }
+        self.warn_of_other_channels(images, &names);
+        if let Some(name) = cases.iter().find(|name| !is_safe_name(name)) {
+            bad_input!("{}: {name:?} cannot name the results safely; rename the files", images.display());
+        }
         let file = |case: &str, channel: usize| images.join(format!("{case}_{channel:04}{}", self.ending));
         let files = |name: String| CaseFiles {
             images: (0..self.channels.len()).map(|channel| file(&name, channel)).collect(),
@@ -194,6 +201,25 @@ impl Dataset {
             name,
         };
         Ok(cases.into_iter().map(files).collect())
+    }
+
+    /// Says which files are of channels that `dataset.json` does not have: they are not looked at.
+    fn warn_of_other_channels(&self, images: &Path, names: &[String]) {
+        let channel = |name: &String| {
+            let (_, digits) = name.strip_suffix(&self.ending)?.rsplit_once('_')?;
+            digits.parse::<usize>().ok().filter(|_| digits.len() == 4)
+        };
+        let is_beyond = |name: &&String| channel(name).is_some_and(|number| number >= self.channels.len());
+        let mut beyond: Vec<&String> = names.iter().filter(is_beyond).collect();
+        beyond.sort();
+        if let Some(first) = beyond.first() {
+            warning!(
+                "{}: files of channels beyond the {} of dataset.json, which are left out: {}, such as {first}",
+                images.display(),
+                self.channels.len(),
+                beyond.len()
+            );
+        }
     }
 
     /// Says which label maps have no image: a name that was mistyped would take a case away without a word.
@@ -233,6 +259,12 @@ impl Dataset {
             ))
         };
         let cases: Option<BTreeMap<String, CaseFiles>> = table.iter().map(case).collect();
+        if let Some(name) = table.keys().find(|name| !is_safe_name(name)) {
+            bad_input!(
+                "{}: the case name {name:?} cannot name the results safely; give another",
+                self.folder.join("dataset.json").display()
+            );
+        }
         match cases {
             Some(cases) if !cases.is_empty() && cases.values().all(|case| case.images.len() == self.channels.len()) => {
                 Ok(cases.into_values().collect())

@@ -35,6 +35,20 @@ impl fmt::Display for Fold {
     }
 }
 
+/// What `dataset.json` may say for people: the same network comes of other words.
+const DESCRIPTIVE: [&str; 10] = [
+    "name",
+    "description",
+    "reference",
+    "licence",
+    "license",
+    "release",
+    "tensorImageSize",
+    "numTraining",
+    "numTest",
+    "converted_by",
+];
+
 /// A network and how it came about.
 #[derive(Clone, Copy, Debug)]
 pub struct Trained<'a> {
@@ -68,23 +82,60 @@ pub fn write_model(folder: &Path, trained: &Trained<'_>) -> Result<PathBuf> {
 
 /// Writes what the folds of a model share, and makes the folder of this fold.
 pub(super) fn write_shared(folder: &Path, trained: &Trained<'_>) -> Result<PathBuf> {
+    check_shared(folder, trained.plans, trained.dataset, &[trained.fold])?;
     let fold = folder.join(format!("fold_{}", trained.fold));
     fs::create_dir_all(&fold).with_context(|| format!("cannot create {}; choose another place", fold.display()))?;
     for (name, json) in [("plans.json", trained.plans), ("dataset.json", trained.dataset)] {
         let path = folder.join(name);
-        if path.is_file() {
-            let there = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            if serde_json::from_str::<Json>(&there).is_ok_and(|there| there == *json) {
-                continue;
-            }
+        if !is_said(&path, json)? {
+            atomic_file::write_bytes(&path, (serde_json::to_string_pretty(json)? + "\n").as_bytes())?;
+        }
+    }
+    Ok(fold)
+}
+
+/// Refuses a folder with networks of another model, in other folds than these. What no network depends on any more may be replaced.
+///
+/// # Errors
+/// Networks of other plans, channels or labels.
+pub(super) fn check_shared(folder: &Path, plans: &Json, dataset: &Json, but: &[Fold]) -> Result<()> {
+    let but: Vec<String> = but.iter().map(|fold| format!("fold_{fold}")).collect();
+    let is_fold = |name: &str| name.starts_with("fold_") && but.iter().all(|fold| fold != name);
+    let has_network = |place: PathBuf| {
+        ["pth", "safetensors"]
+            .iter()
+            .any(|ending| place.join(format!("checkpoint_final.{ending}")).is_file())
+    };
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    if !entries.any(|entry| is_fold(&entry.file_name().to_string_lossy()) && has_network(entry.path())) {
+        return Ok(());
+    }
+    for (name, json, what) in [("plans.json", plans, "plans"), ("dataset.json", dataset, "channels and labels")] {
+        let path = folder.join(name);
+        if path.is_file() && !is_said(&path, json)? {
             bad_input!(
-                "{}: belongs to another model; folds of one model share their plans: choose another folder",
+                "{}: belongs to another model; folds of one model share their {what}: choose another folder",
                 path.display()
             );
         }
-        atomic_file::write_bytes(&path, (serde_json::to_string_pretty(json)? + "\n").as_bytes())?;
     }
-    Ok(fold)
+    Ok(())
+}
+
+/// Whether the file says the same, as far as a network depends on it: not on how its data are described or counted.
+fn is_said(path: &Path, json: &Json) -> Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let there = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let essential = |json: &Json| -> Json {
+        let fields = json.as_object().into_iter().flatten();
+        fields
+            .filter(|(key, _)| !DESCRIPTIVE.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    Ok(serde_json::from_str(&there).is_ok_and(|there| essential(&there) == essential(json)))
 }
 
 /// Writes a checkpoint that nnU-Net loads: every alias of a parameter refers to one storage.

@@ -28,7 +28,7 @@ pub use orientation::{AxisMap, Orientation};
 pub use read_ahead::ReadAhead;
 pub use storage::ReadOptions;
 use storage::Storage;
-pub use write::{Voxels, is_volume_name, write};
+pub use write::{Voxels, is_safe_name, is_volume_name, write};
 
 use crate::{bad_input, sha256};
 

@@ -81,6 +81,12 @@ pub fn is_volume_name(path: &Path) -> bool {
     ending(path).is_some()
 }
 
+/// Whether a case of this name can have files called after it: in one folder, on any system, not hidden.
+pub fn is_safe_name(name: &str) -> bool {
+    let is_letter_safe = |letter: char| !letter.is_control() && !"/\\".contains(letter);
+    !name.is_empty() && !name.starts_with('.') && name.len() <= 200 && name.chars().all(is_letter_safe)
+}
+
 /// `Some(compressed)` of a volume's name.
 fn ending(path: &Path) -> Option<bool> {
     let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();

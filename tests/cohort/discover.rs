@@ -65,6 +65,28 @@ fn a_channel_is_picked_by_its_number() {
 }
 
 #[test]
+fn cases_without_an_image_of_the_channel_are_remarked_upon() {
+    let folder = folder_of(&[
+        "imagesTr/a_0000.nii.gz",
+        "imagesTr/b_0001.nii.gz",
+        "imagesTs/c_0000.nii.gz",
+        "imagesTs/c_0001.nii.gz",
+        "imagesTs/scan_2021.nii.gz",
+        "labelsTr/a.nii.gz",
+        "labelsTr/b.nii.gz",
+    ]);
+    let cohort = discover(folder.path(), folder.path(), 0).unwrap();
+    assert_eq!((labelled_names(&cohort), unlabelled_names(&cohort)), (vec!["a"], vec!["c"]));
+    let [remark] = &cohort.remarks[..] else {
+        panic!("{:?}", cohort.remarks)
+    };
+    assert!(
+        remark.starts_with("2 cases have no image of channel 0 and are left out") && remark.contains("b_0001.nii.gz"),
+        "{remark}"
+    );
+}
+
+#[test]
 fn images_and_labels_of_equal_names_are_paired_with_any_ending() {
     let labelled = folder_of(&[
         "images/a.nii",

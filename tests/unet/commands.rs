@@ -146,13 +146,16 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     for file in [phantoms.image(5), phantoms.labels(5)] {
         fs::remove_file(file).unwrap();
     }
-    fs::write(of("imagesTr", "foo.nii.gz"), "").unwrap();
+    for name in ["foo.nii.gz", "bar_0000.NII.GZ", "phantom_000_0001.nii.gz"] {
+        fs::write(of("imagesTr", name), "").unwrap();
+    }
     preprocessed(&phantoms, "out", &[]).expect(
         3,
         &[
             "still trained on cases that the data set has no longer: phantom_005",
             "no network is trained on cases that came later: later",
-            "volumes that are left out: 1, such as foo.nii.gz",
+            "volumes that are left out: 2, such as bar_0000.NII.GZ",
+            "channels beyond the 1 of dataset.json, which are left out: 1, such as phantom_000_0001.nii.gz",
         ],
     );
     fs::remove_file(phantoms.labels(4)).unwrap();
@@ -161,4 +164,14 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
     preprocessed(&phantoms, "out", &[]).expect(2, &["dataset.json: cannot be read"]);
     plan(&phantoms, "new", &["--patch", "3,4"]).expect(2, &["--patch takes three numbers"]);
     plan(&phantoms, "new", &["--spacing", "1,0,1"]).expect(2, &["millimetres are positive"]);
+}
+
+#[test]
+fn case_names_of_a_list_stay_within_the_output_folder() {
+    let phantoms = data_set(5, [6, 32, 32]);
+    let path = phantoms.at("data/dataset.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["dataset"] = json!({"../evil": {"images": ["imagesTr/phantom_000_0000.nii.gz"], "label": "labelsTr/phantom_000.nii.gz"}});
+    fs::write(&path, json.to_string()).unwrap();
+    plan(&phantoms, "plans", &[]).expect(2, &["dataset.json: the case name \"../evil\" cannot name the results safely"]);
 }

@@ -1,5 +1,7 @@
 //! `train` from the command line: from a data set to a model that predicts, stopped and killed at any moment, and what it refuses.
 
+mod folds;
+
 use super::commands::{data_set, plan};
 use crate::e2e::{Answer, Phantoms};
 use hpc_seg::weights::Checkpoint;

@@ -4,6 +4,7 @@ use super::batches::{Case, Feed, reductions};
 use super::checkpoint::{self, State};
 use super::run::{Run, Settings};
 use super::schedule::{learning_rate, validation_iterations};
+use super::siblings::{OtherSettings, check_model};
 use crate::device::Device;
 use crate::error::InputError;
 use crate::keyed_rng::keyed_rng;
@@ -22,7 +23,6 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -69,9 +69,7 @@ impl Prepared {
 
     /// Names of the cases of a fold.
     pub fn split(&self, number: Fold) -> Split {
-        let first = &self.splits[0];
-        let all: BTreeSet<&String> = first.train.iter().chain(&first.val).collect();
-        let all: Vec<String> = all.into_iter().cloned().collect();
+        let all = self.all_cases();
         match number {
             Fold::All => Split {
                 train: all.clone(),
@@ -79,6 +77,21 @@ impl Prepared {
             },
             Fold::Number(number) => fold(&self.splits, &all, number),
         }
+    }
+
+    /// Those that the folds name, and all others that are preprocessed, as nnU-Net takes them.
+    fn all_cases(&self) -> Vec<String> {
+        let named = self.splits.iter().flat_map(|split| split.train.iter().chain(&split.val)).cloned();
+        let entries = fs::read_dir(self.folder.join(&self.plans.configuration.data_identifier))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let there = entries.filter_map(|entry| {
+            let path = entry.path();
+            let is_case = path.extension().is_some_and(|ending| ending == "data") && path.with_extension("json").is_file();
+            is_case.then(|| path.file_stem()?.to_str().map(str::to_owned)).flatten()
+        });
+        named.chain(there).collect::<BTreeSet<String>>().into_iter().collect()
     }
 
     /// A case's arrays.
@@ -182,8 +195,10 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
             split.val.len()
         );
     }
+    warn_of_overlap(request.fold, &split);
     let training = prepared.cases(&split.train, &request.pseudo, request.pseudo_weight)?;
     let validation = prepared.cases(&split.val, &BTreeSet::new(), 1.0)?;
+    check_model(prepared, &request.out, &[request.fold])?;
     let settings = settings_of(prepared, request, &training, &validation)?;
     let is_new = agree_on_settings(&folder, &settings)?;
     if is_new && folder.join(FINAL).is_file() {
@@ -240,6 +255,16 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     Ok(Outcome::Trained)
 }
 
+fn warn_of_overlap(fold: Fold, split: &Split) {
+    let both: Vec<&String> = split.val.iter().filter(|name| split.train.contains(name)).collect();
+    if let (Fold::Number(number), Some(first)) = (fold, both.first()) {
+        warning!(
+            "fold {number}: {} of the held-out cases are trained on too, such as {first}: its scores will look better than they are; mend splits_final.json",
+            both.len()
+        );
+    }
+}
+
 /// Holds the folder until it is dropped.
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
@@ -278,21 +303,6 @@ fn settings_of(prepared: &Prepared, request: &Request, training: &[Case], valida
         "training_cases": names(training),
         "validation_cases": names(validation),
     }))
-}
-
-/// That a fold was begun by other settings, or with other cases, than it is to go on with.
-#[derive(Debug)]
-struct OtherSettings;
-
-impl fmt::Display for OtherSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a fold cannot go on")
-    }
-}
-
-/// Whether `error` says that a fold was begun by other settings, or with other cases.
-pub fn is_of_other_settings(error: &anyhow::Error) -> bool {
-    error.is::<OtherSettings>()
 }
 
 /// Checks that `training.json` says the same; whether there is none yet.
@@ -381,11 +391,15 @@ fn finish(prepared: &Prepared, request: &Request, folder: &Path, state: &State) 
 /// # Errors
 /// Files that cannot be removed; another process at work.
 pub fn restart(out: &Path, fold: Fold) -> Result<()> {
-    let folder = out.join(format!("fold_{fold}"));
+    clear(&out.join(format!("fold_{fold}")))
+}
+
+/// The same of the fold in a folder.
+pub(super) fn clear(folder: &Path) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    let _lock = lock(&folder)?;
+    let _lock = lock(folder)?;
     let remove = |name: &str| {
         let path = folder.join(name);
         match path.is_file() {
@@ -394,6 +408,6 @@ pub fn restart(out: &Path, fold: Fold) -> Result<()> {
         }
     };
     remove(FINAL)?;
-    checkpoint::remove(&folder);
+    checkpoint::remove(folder);
     remove(SETTINGS) // last: without them, nothing says that what is left belongs to other ones
 }

@@ -8,4 +8,5 @@ pub mod fold;
 pub mod history;
 pub mod run;
 pub mod schedule;
+pub mod siblings;
 pub mod timing;
