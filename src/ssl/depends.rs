@@ -29,6 +29,8 @@ impl Work<'_> {
     /// Files of earlier steps that cannot be read.
     pub fn depends(&self, step: &Step, last_round: usize) -> Result<Depends> {
         let (places, settings) = (&self.places, &self.settings);
+        // dataset.json's.
+        let (channel, labels) = (&self.description.channel, &self.description.labels);
         let (files, settings, outputs) = match step {
             // The unlabelled volumes are looked at one by one.
             Step::Label => {
@@ -42,12 +44,12 @@ impl Work<'_> {
             }
             Step::LabelCase(_) | Step::Preprocess(_) => (Vec::new(), json!({}), Vec::new()),
             Step::Plan => {
-                let options = json!({"plan_options": settings.plan_options});
+                let options = json!({"plan_options": settings.plan_options, "channel": channel, "labels": labels});
                 let members = self.labelled().into_iter().chain(self.pseudo_labelled(0)?);
                 (files_of(members), options, vec![places.plans()])
             }
             Step::Train(round, fold) => {
-                let options = json!({"train_options": settings.train_options, "seed": settings.seed});
+                let options = json!({"train_options": settings.train_options, "seed": settings.seed, "channel": channel, "labels": labels});
                 let outputs = vec![places.checkpoint(*round, *fold)];
                 (self.training_files(*round, *fold)?, options, outputs)
             }

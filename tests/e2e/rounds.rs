@@ -354,6 +354,14 @@ fn what_changed_is_said_and_done_again_only_when_asked() {
         "{text}"
     );
 
+    // Other names of the same labels: networks carry them.
+    let description = phantoms.at("data/dataset.json");
+    let text = fs::read_to_string(&description).unwrap();
+    fs::write(&description, text.replace("liver", "hepar")).unwrap();
+    run(&phantoms, "out", &["--rounds", "1", "--seed", "4"]).expect(2, &["--redo"]);
+    run(&phantoms, "out", &["--rounds", "1", "--seed", "4", "--redo"]).expect(0, &["fold_2: trained"]);
+    assert!(fs::read_to_string(phantoms.at("out/model/dataset.json")).unwrap().contains("hepar"));
+
     // More rounds go on; labels that agree enough end it: any do, for a Dice of 0.
     let from_file = ["--settings", file.to_str().unwrap(), "--seed", "4", "--warm-start", "--redo"];
     run(&phantoms, "out", &from_file).expect(0, &["round 2: mean Dice"]);
