@@ -63,6 +63,7 @@ pub fn entries(device: &Device) -> Vec<Entry> {
     attentions(device, &mut all);
     maps(device, &mut all);
     memory_masks(device, &mut all);
+    prompt_masks(device, &mut all);
     normalised(device, &mut all);
     results(device, &mut all);
     moves(device, &mut all);
@@ -330,6 +331,20 @@ fn memory_masks(device: &Device, all: &mut Vec<Entry>) {
                 }))
             },
         );
+    }
+}
+
+fn prompt_masks(device: &Device, all: &mut Vec<Entry>) {
+    for mut c in ops::prompt_mask::cases() {
+        c.items *= times(device, c.name);
+        let device = device.clone();
+        add(all, "prompt_mask", c.name, ops::prompt_mask::cost(c.items, c.size), move || {
+            let mask: Vec<u8> = noise(c.size * c.size, 1).into_iter().map(|v| u8::from(v > 0.0)).collect();
+            let device = device.clone();
+            Ok(Box::new(move || {
+                ops::prompt_mask::prompt_mask(&device, &vec![&mask[..]; c.items], c.size).map(drop)
+            }))
+        });
     }
 }
 

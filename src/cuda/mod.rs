@@ -35,6 +35,7 @@ pub mod normalise;
 pub mod null;
 pub mod nvrtc;
 pub mod nvrtc_log;
+pub mod prompt_mask;
 pub mod rope;
 pub mod sources;
 pub mod take;

@@ -44,6 +44,7 @@ const KERNELS: &[(&str, &str)] = &[
     ("copy_rows.cu", include_str!("../../kernels/copy_rows.cu")),
     ("add_rows.cu", include_str!("../../kernels/add_rows.cu")),
     ("memory_mask.cu", include_str!("../../kernels/memory_mask.cu")),
+    ("prompt_mask.cu", include_str!("../../kernels/prompt_mask.cu")),
     ("ensemble.cu", include_str!("../../kernels/ensemble.cu")),
     ("take.cu", include_str!("../../kernels/take.cu")),
     ("fill_holes.cu", include_str!("../../kernels/fill_holes.cu")),

@@ -9,6 +9,7 @@ use super::rows;
 use crate::cuda::fill_holes::FillHoles;
 use crate::tensor::Tensor;
 use anyhow::{Result, ensure};
+use rayon::prelude::*;
 
 /// Runs and their union-find forest; kept between calls, it allocates only to grow.
 #[derive(Debug, Default, Clone)]
@@ -139,10 +140,11 @@ pub fn holes_filled(logits: &Tensor, chosen: &[usize], max_area: usize, fill: f3
     };
     let rows = rows::gather(logits, h, chosen)?;
     let mut filled = rows.reshaped(&[chosen.len(), h, w]);
-    let mut runs = Runs::default();
-    let mut fill_all = |planes: &mut [f32]| {
-        let mut planes = planes.chunks_exact_mut((h * w).max(1));
-        planes.try_for_each(|plane| fill_holes_2d(plane, h, w, max_area, fill, &mut runs).map(drop))
+    let fill_all = |planes: &mut [f32]| {
+        let planes = planes.par_chunks_exact_mut((h * w).max(1));
+        planes.try_for_each_init(Runs::default, |runs, plane| {
+            fill_holes_2d(plane, h, w, max_area, fill, runs).map(drop)
+        })
     };
     let problem = FillHoles {
         items: chosen.len(),

@@ -25,6 +25,7 @@ pub mod nearest_add;
 pub mod norm;
 pub mod normalise;
 pub mod normed_conv3d;
+pub mod prompt_mask;
 pub mod residual;
 pub mod resize;
 pub mod resize_nearest;

@@ -29,7 +29,7 @@ macro_rules! suites {
 }
 
 suites! {
-    norm linear max_pool attention memory_attention conv depthwise upscale mask_product rope nearest_add copy_rows add_rows memory_mask ensemble take fill_holes components
+    norm linear max_pool attention memory_attention conv depthwise upscale mask_product rope nearest_add copy_rows add_rows memory_mask prompt_mask ensemble take fill_holes components
     normalise mma_rate
 }
 

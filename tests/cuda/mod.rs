@@ -34,6 +34,7 @@ mod mutations;
 mod nearest_add;
 mod norm;
 mod normalise;
+mod prompt_mask;
 mod ptx;
 mod rope;
 mod suites;

@@ -3,7 +3,7 @@
 use super::conformance::Bench;
 use super::{
     add_rows, attention, components, conv, copy_rows, depthwise, ensemble, fill_holes, linear, mask_product, max_pool, memory_attention,
-    memory_mask, mma_rate, nearest_add, norm, normalise, rope, take, upscale,
+    memory_mask, mma_rate, nearest_add, norm, normalise, prompt_mask, rope, take, upscale,
 };
 use anyhow::Result;
 
@@ -37,6 +37,7 @@ pub const SUITES: &[(&str, Check, &[Mutation])] = &[
     ("copy_rows", copy_rows::check, copy_rows::MUTATIONS),
     ("add_rows", add_rows::check, add_rows::MUTATIONS),
     ("memory_mask", memory_mask::check, memory_mask::MUTATIONS),
+    ("prompt_mask", prompt_mask::check, prompt_mask::MUTATIONS),
     ("ensemble", ensemble::check, ensemble::MUTATIONS),
     ("take", take::check, take::MUTATIONS),
     ("fill_holes", fill_holes::check, fill_holes::MUTATIONS),

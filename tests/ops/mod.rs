@@ -18,6 +18,7 @@ mod nearest_add;
 mod norm;
 mod normalise;
 mod normed_conv3d;
+mod prompt_mask;
 mod residual;
 mod resize;
 mod resize_nearest;

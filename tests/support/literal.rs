@@ -51,7 +51,7 @@ pub fn pass_with(
         let mut trace = Trace {
             tokens: p.tokens.to_vec().unwrap(),
             pointer: p.pointers[0].clone(),
-            low_res: p.low_res,
+            low_res: p.low_res.to_vec().unwrap(),
             attended: None,
             decoded: None,
         };
