@@ -251,7 +251,10 @@ impl Axis {
         match (channels, self.taps) {
             (1, 2) => rows.for_each(|(row, out)| self.row::<2>(row, out)),
             (1, 4) => rows.for_each(|(row, out)| self.row::<4>(row, out)),
-            // Four times smaller, antialiased.
+            // Antialiased: larger, and up to two, three and four times smaller.
+            (1, 3) => rows.for_each(|(row, out)| self.row::<3>(row, out)),
+            (1, 5) => rows.for_each(|(row, out)| self.row::<5>(row, out)),
+            (1, 7) => rows.for_each(|(row, out)| self.row::<7>(row, out)),
             (1, 9) => rows.for_each(|(row, out)| self.row::<9>(row, out)),
             // A row of pixels with C channels is an [input, C] matrix: the pass over columns does it.
             _ => rows.for_each(|(row, out)| self.columns(row, channels, out)),
