@@ -4,7 +4,7 @@ use crate::bad_input;
 use anyhow::{Context, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// How the temporary names begin; what a killed process left behind is found by it ([`remove_leftovers`]).
@@ -18,18 +18,28 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| Ok(file.write_all(bytes)?))
 }
 
-/// Writes `bytes` to a `path` that the user named for it: into the file that a link points at, and straight into what is no file, such as a pipe or `/dev/stdout`.
+/// Writes `bytes` to a `path` that the user named for it: into the file that a link points at, and straight into what is no file of its own, such as a pipe or `/dev/stdout`.
 ///
 /// # Errors
 /// As [`write_with`].
 pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
-    match fs::metadata(path) {
-        Ok(target) if !target.is_file() && !target.is_dir() => {
-            fs::write(path, bytes).with_context(|| format!("{}: could not be written", path.display()))
-        }
-        Ok(_) => write_bytes(&fs::canonicalize(path)?, bytes),
-        Err(_) => write_bytes(path, bytes),
+    let is_descriptor = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"]
+        .iter()
+        .any(|place| path.starts_with(place));
+    let is_pipe = fs::metadata(path).is_ok_and(|target| !target.is_file() && !target.is_dir());
+    let leads_nowhere = path.is_symlink() && !path.exists();
+    if !(is_descriptor || is_pipe || leads_nowhere) {
+        return write_bytes(&behind_links(path), bytes);
     }
+    // At its end: what was written to it before stays.
+    let file = File::options().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(bytes))
+        .with_context(|| format!("{}: could not be written", path.display()))
+}
+
+/// The file that a link the user named points at; `path` itself where it is none, or points nowhere.
+pub fn behind_links(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Lets `fill` write the content of `path`, which afterwards holds either all of it or what it held before; on an error nothing stays behind.
@@ -190,6 +200,10 @@ mod tests {
         assert_eq!(reader.join().unwrap(), b"through");
         assert!(!fs::metadata(&pipe).unwrap().is_file());
         write_named(&folder.path().join("fresh.json"), b"1").unwrap();
+        let (nowhere, target) = (folder.path().join("nowhere.json"), folder.path().join("target.json"));
+        std::os::unix::fs::symlink(&target, &nowhere).unwrap();
+        write_named(&nowhere, b"found").unwrap();
+        assert!(nowhere.is_symlink() && fs::read(target).unwrap() == b"found");
         assert!(
             write_named(folder.path(), b"1")
                 .unwrap_err()

@@ -80,6 +80,9 @@ Results, in the geometry of the input: OUT/CASE.nii.gz, OUT/uncertainty/CASE.nii
 skips finished cases unless their files, the weights or the settings changed.\n\nFor research use only; not a medical device."
 )]
 pub struct PseudoLabelArgs {
+    /// Whether `run` gives the command, which says itself what the cases' folders lack
+    #[arg(skip)]
+    pub is_part_of_run: bool,
     /// Folder of volumes with labels
     #[arg(long, value_name = "DIR", help_heading = "Input and output")]
     pub labelled: PathBuf,

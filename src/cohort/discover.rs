@@ -83,18 +83,41 @@ pub fn discover(labelled_folder: &Path, unlabelled_folder: &Path, channel: usize
     })
 }
 
-/// The cases of a folder that have references to compare with, by name; see [`layouts::read_test`].
+/// The cases of a folder that have references to compare with, by name, and what the user should know of the others; see [`layouts::read_test`].
 ///
 /// # Errors
 /// When there is none.
-pub fn test_cases(folder: &Path) -> Result<Vec<LabelledCase>> {
+pub fn test_cases(folder: &Path) -> Result<(Vec<LabelledCase>, Vec<String>)> {
     let found = layouts::read_test(folder)?;
+    let mut remarks = Vec::new();
+    let without: Vec<&str> = found
+        .cases
+        .iter()
+        .filter(|case| case.labels.is_none())
+        .map(|case| &*case.name)
+        .collect();
+    if !without.is_empty() {
+        remarks.push(format!(
+            "--test {}: images without a reference are no test cases: {}",
+            folder.display(),
+            listed(without.into_iter())
+        ));
+    }
+    let alone: Vec<String> = found.labels_without_image.iter().map(|path| path.display().to_string()).collect();
+    if !alone.is_empty() {
+        remarks.push(format!(
+            "--test {}: references without an image are not compared: {}",
+            folder.display(),
+            listed(alone.iter().map(String::as_str))
+        ));
+    }
+    remarks.extend(remark_on_channels(&found, 0));
     let mut cases: Vec<LabelledCase> = found.cases.iter().filter_map(labelled_case).collect();
     if cases.is_empty() {
         bad_input!("--test {}: no image has a label file of its name", folder.display());
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(cases)
+    Ok((cases, remarks))
 }
 
 impl Cohort {

@@ -1,7 +1,7 @@
 //! Hashes of input files, taken once: a file whose path, size and time of change are those of an earlier hash is not read again.
 
-use crate::sha256;
 use crate::volume::files_of;
+use crate::{bad_input, sha256};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -43,6 +43,9 @@ impl FileHashes {
         let (mut bytes, mut modified_ns) = (0_u64, 0_u64);
         for half in &halves {
             let metadata = fs::metadata(half).with_context(|| format!("cannot read {}", half.display()))?;
+            if !metadata.is_file() {
+                bad_input!("{}: is no regular file; give a .nii, .nii.gz or .hdr/.img file", half.display());
+            }
             let since_1970 = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
             bytes = bytes.saturating_add(metadata.len());
             modified_ns = modified_ns.max(since_1970.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)));

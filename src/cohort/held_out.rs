@@ -9,7 +9,7 @@ use crate::metrics::measures::Preset;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
 use crate::unet::model::Model;
-use crate::unet::trainer::fold::Prepared;
+use crate::unet::trainer::fold::{Prepared, VALIDATION};
 use crate::volume::{Volume, Voxels, write};
 use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
@@ -18,29 +18,18 @@ use std::path::{Path, PathBuf};
 
 /// Copies of the references, in the folder of preprocessed cases.
 pub const REFERENCES: &str = "gt_segmentations";
-const FOLDER: &str = "validation";
 const SUMMARY: &str = "summary.json";
 
-/// Whether a fold of the model in `out` has been compared already.
-pub fn is_done(out: &Path, fold: Fold) -> bool {
-    folder(out, fold).join(SUMMARY).is_file()
+/// Whether a fold of the model in `out` has been compared already, and what it segmented is still there.
+pub fn is_done(prepared: &Prepared, out: &Path, fold: Fold) -> bool {
+    let (folder, ending) = (folder(out, fold), &prepared.dataset.ending);
+    let is_there = |name: &String| folder.join(format!("{name}{ending}")).is_file();
+    folder.join(SUMMARY).is_file() && prepared.split(fold).val.iter().all(is_there)
 }
 
 /// Where a fold's held-out cases are segmented to.
 pub fn folder(out: &Path, fold: Fold) -> PathBuf {
-    out.join(format!("fold_{fold}")).join(FOLDER)
-}
-
-/// Forgets an earlier comparison: it is of a network that is about to be trained anew.
-///
-/// # Errors
-/// A folder that cannot be removed.
-pub fn forget(out: &Path, fold: Fold) -> Result<()> {
-    let folder = folder(out, fold);
-    if folder.is_dir() {
-        fs::remove_dir_all(&folder).with_context(|| format!("{}: cannot be removed", folder.display()))?;
-    }
-    Ok(())
+    out.join(format!("fold_{fold}")).join(VALIDATION)
 }
 
 /// Segments and compares the cases that a trained fold of the model in `out` held out; those that are segmented already stay.

@@ -16,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-pub use history::{History, Status};
+pub use history::{History, Status, loss};
 
 /// The journal's name in the output folder.
 pub const FILE_NAME: &str = "journal.jsonl";

@@ -165,9 +165,8 @@ fn add_cases(all: &mut Folder, images: &Path, labels: &BTreeMap<String, PathBuf>
         }
     }
     let taken = &all.cases[cases_before..];
-    let alone = other_channels
-        .iter()
-        .filter(|(name, ..)| !taken.iter().any(|case| case.name == *name));
+    let names: BTreeSet<&String> = taken.iter().map(|case| &case.name).collect();
+    let alone = other_channels.iter().filter(|(name, ..)| !names.contains(name));
     let alone: BTreeMap<&String, &PathBuf> = alone.map(|(name, _, image)| (name, image)).collect();
     all.without_channel.extend(alone.into_values().cloned());
     if taken.is_empty() && !other_channels.is_empty() {

@@ -98,7 +98,7 @@ struct Pair {
 /// Predictions or references that cannot be read, a stop.
 pub fn decide(prepared: &Prepared, out: &Path, stop: &Stop) -> Result<Option<Postprocessing>> {
     let folds: Vec<Fold> = (0..prepared.splits.len()).map(Fold::Number).collect();
-    if !folds.iter().all(|fold| held_out::is_done(out, *fold)) {
+    if !folds.iter().all(|fold| held_out::is_done(prepared, out, *fold)) {
         return Ok(None);
     }
     let pair = |fold: Fold, name: &String| {

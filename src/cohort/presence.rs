@@ -1,8 +1,10 @@
 //! How processes share an output folder: who is at work in it, and on what. All of it is file locks below `OUT/.claims`, which the system gives back
 //! when a process ends, however it ends; so nothing has to be cleaned up after one that was killed, on this machine or another.
 
-use crate::{bad_input, machine, note};
-use anyhow::{Context, Result};
+use crate::error::InputError;
+use crate::{machine, note};
+use anyhow::{Context, Error, Result};
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,16 @@ const PRESENT: &str = "present";
 const LOOK: Duration = Duration::from_millis(5);
 /// After which it is said that this process waits; one that leaves waits no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// That others are at work in a folder by other conditions.
+#[derive(Debug)]
+pub struct OthersAtWork;
+
+impl fmt::Display for OthersAtWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the folder is in use")
+    }
+}
 
 /// That this process works in a folder. While it is alone, others wait for it to [let them in](Presence::let_others_in).
 #[derive(Debug)]
@@ -94,10 +106,11 @@ impl Presence {
         let mut theirs = String::new();
         file.read_to_string(&mut theirs).with_context(place)?;
         if theirs != conditions {
-            bad_input!(
+            let text = format!(
                 "another hpc-seg is at work in {} with other settings, weights or kind of device; wait for it, or choose another --out",
                 self.folder.parent().unwrap_or(&self.folder).display()
             );
+            return Err(Error::new(InputError::new(text)).context(OthersAtWork));
         }
         Ok(())
     }
@@ -310,11 +323,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Presence::enter(folder.path()).unwrap();
         first.let_others_in("these settings").unwrap();
-        let error = Presence::enter(folder.path())
-            .unwrap()
-            .let_others_in("others")
-            .unwrap_err()
-            .to_string();
+        let error = Presence::enter(folder.path()).unwrap().let_others_in("others").unwrap_err();
+        assert!(error.is::<OthersAtWork>());
+        let error = format!("{error:#}");
         assert!(
             error.contains("another hpc-seg is at work in") && error.contains("with other settings"),
             "{error}"

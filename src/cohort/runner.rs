@@ -5,7 +5,7 @@ mod folder;
 
 use crate::cohort::failed;
 use crate::cohort::hashes::FileHashes;
-use crate::cohort::journal::{Event, Fingerprint, Journal, Status};
+use crate::cohort::journal::{Event, Fingerprint, Journal, Status, loss};
 use crate::cohort::presence::Claim;
 use crate::cohort::settings::hash_of;
 use crate::messages::{self, Level, Progress};
@@ -403,7 +403,7 @@ impl<'a, T: Sync> Run<'a, T> {
     /// Writes down what became of a case.
     fn end(&self, task: &Task<T>, fingerprint: Fingerprint, stage: &str, outcome: Result<CaseOutcome>) {
         let done = outcome.and_then(|outcome| {
-            if let Some(missing) = task.outputs_in(self.out).iter().find(|path| !path.is_file()) {
+            if let Some(missing) = task.outputs_in(self.out).iter().find(|path| loss(path).is_some()) {
                 return Err(anyhow!("internal error: {} was not written", missing.display()));
             }
             Ok(outcome)

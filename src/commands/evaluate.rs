@@ -74,7 +74,8 @@ fn request(args: &EvaluateArgs) -> Result<Request> {
 
 /// Refuses, before any work, tables that would replace a volume or each other, or have no folder.
 fn check_outputs(args: &EvaluateArgs) -> Result<()> {
-    let given = [&args.json, &args.csv, &args.summary].into_iter().flatten().map(path::absolute);
+    let given = [&args.json, &args.csv, &args.summary].into_iter().flatten();
+    let given = given.map(|path| path::absolute(atomic_file::behind_links(path)));
     let given = given.collect::<io::Result<Vec<PathBuf>>>()?;
     for (number, path) in given.iter().enumerate() {
         if is_volume_name(path) {

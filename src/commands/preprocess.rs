@@ -119,7 +119,7 @@ fn warn_of_other_cases(path: &Path, names: &[String]) {
     }
     if !new.is_empty() {
         warning!(
-            "{}: no network is trained on cases that came later: {}; remove the file to have folds made anew",
+            "{}: no network but that of --fold all is trained on cases that came later: {}; remove the file to have folds made anew",
             path.display(),
             listed(new)
         );

@@ -167,11 +167,10 @@ fn plan(args: &PseudoLabelArgs) -> Result<Plan<'_>> {
     let mut cohort = discover::discover(&args.labelled, &args.unlabelled, args.channel)?;
     cohort.keep_only(&args.cases)?;
     let assignment = grouping.assign(&cohort)?;
-    cohort
-        .remarks
-        .iter()
-        .chain(&assignment.remarks)
-        .for_each(|remark| warning!("{remark}"));
+    if !args.is_part_of_run {
+        let remarks = cohort.remarks.iter().chain(&assignment.remarks);
+        remarks.for_each(|remark| warning!("{remark}"));
+    }
     let tasks = tasks(args, &cohort, assignment);
     Ok(Plan {
         args,

@@ -178,7 +178,12 @@ fn parsed(threads: Option<usize>, words: Vec<OsString>, (option, more): (&str, &
         line.push("--quiet".into());
     }
     match Cli::try_parse_from(&line) {
-        Ok(cli) => Ok(cli),
+        Ok(mut cli) => {
+            if let Command::PseudoLabel(args) = &mut cli.command {
+                args.is_part_of_run = true;
+            }
+            Ok(cli)
+        }
         Err(error) => bad_input!("{option} {more:?}: {}", error.to_string().trim_end()),
     }
 }

@@ -71,15 +71,15 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
     }
     if args.restart {
         siblings::check_model(&prepared, &args.out, &folds)?; // before anything is lost
-        for &fold in &folds {
-            held_out::forget(&args.out, fold)?; // first: were it killed in between, nobody would take old masks for new ones
-            fold::restart(&args.out, fold)?;
-        }
-        postprocessing::forget(&args.out)?;
+        postprocessing::forget(&args.out)?; // first: it is of all networks together
+        folds.iter().try_for_each(|fold| fold::restart(&args.out, *fold))?;
     }
     for fold in folds {
         let request = Request { fold, ..request.clone() };
         let place = args.out.join(format!("fold_{fold}"));
+        if !place.join(fold::FINAL).is_file() {
+            postprocessing::forget(&args.out)?; // it was decided with another network
+        }
         let outcome = fold::train(&prepared, &request, &device, &stop).inspect_err(|error| {
             if args.restart && is_stopped(error) {
                 note!("to go on with it, leave --restart out, which would begin anew");
@@ -89,10 +89,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
             Outcome::Trained => note!("{}: trained", place.display()),
             Outcome::WasFinished => note!("{}: was finished before", place.display()),
         }
-        if outcome == Outcome::Trained {
-            held_out::forget(&args.out, fold)?; // of an earlier network
-        }
-        if !args.no_validation && (outcome == Outcome::Trained || !held_out::is_done(&args.out, fold)) {
+        if !args.no_validation && (outcome == Outcome::Trained || !held_out::is_done(&prepared, &args.out, fold)) {
             let evaluation = held_out::compare(&prepared, &args.out, fold, &device, &stop)?;
             note!("{}: the held-out cases\n{}", place.display(), evaluation.table().trim_end());
         }
@@ -111,13 +108,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<Exit> {
 
 /// Refuses names of pseudo-labelled cases that are none: their cases would count in full.
 fn check_pseudo(prepared: &Prepared, request: &Request) -> Result<()> {
-    let is_case = |name: &String| {
-        prepared
-            .splits
-            .iter()
-            .any(|split| split.train.contains(name) || split.val.contains(name))
-    };
-    if let Some(unknown) = request.pseudo.iter().find(|name| !is_case(name)) {
+    let cases = prepared.split(Fold::All).train;
+    if let Some(unknown) = request.pseudo.iter().find(|name| !cases.contains(name)) {
         bad_input!(
             "--pseudo-cases: {} has no case {unknown}; give names without _0000 and ending",
             prepared.folder.display()

@@ -1,14 +1,12 @@
 //! `hpc-seg weights`: inspect, convert and verify checkpoints.
 
-use crate::bad_input;
 use crate::cli::{PrecisionArg, WeightsCommand, WeightsConvertArgs, WeightsInspectArgs, WeightsVerifyArgs};
 use crate::cohort::runner::Exit;
 use crate::device::Device;
-use crate::messages;
-use crate::note;
 use crate::sam2::Sam2;
 use crate::sam2::config::Config;
 use crate::weights::{self, Checkpoint, Manifest, Precision, Verdict};
+use crate::{atomic_file, bad_input, messages, note};
 use anyhow::Result;
 
 pub(super) fn run(command: &WeightsCommand) -> Result<Exit> {
@@ -31,7 +29,8 @@ fn inspect(args: &WeightsInspectArgs) -> Result<()> {
 
 fn convert(args: &WeightsConvertArgs) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| args.file.with_extension("safetensors"));
-    if out == args.file {
+    let out = atomic_file::behind_links(&out);
+    if out == atomic_file::behind_links(&args.file) {
         bad_input!("{} would be written over itself; name another file with --out", out.display());
     }
     if args.out.is_none() && out.exists() {

@@ -43,7 +43,7 @@ impl FillHoles {
         let found = KERNELS.iter().find(|(_, _, most)| cells <= *most);
         let Some((name, threads, _)) = found else {
             bail!(
-                "fill_holes: masks of {} x {} pixels; there are kernels for up to 256 x 256: lower the network's size, or fill no holes",
+                "fill_holes: masks of {} x {} pixels; there are kernels for up to 256 x 256; this is a fault of the program, please report it",
                 self.height,
                 self.width
             );

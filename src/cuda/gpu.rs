@@ -187,7 +187,7 @@ impl Driver for Gpu {
         self.outside_graphs("a copy to the device")?;
         let stream = self.streams.compute;
         let copy = |from: &[u8]| {
-            // SAFETY: arenas give out pointers to as many bytes as they check.
+            // SAFETY: arenas give out pointers to as many bytes as they check; `from` is in the ring until its wait, or copied aside by the driver, or the copy is waited for.
             let status = unsafe { sys::cuMemcpyHtoDAsync_v2(to.raw(), from.as_ptr().cast(), from.len(), stream) };
             done(status, "copying to the GPU")
         };

@@ -21,7 +21,11 @@ const SHRINK: usize = 4;
 /// A mask of another size, an S that is no multiple of 4 from 8; those of a CUDA device.
 pub fn prompt_mask(device: &Device, masks: &[&[u8]], size: usize) -> Result<(Tensor, Tensor)> {
     ensure!(
-        size >= 2 * SHRINK && size.is_multiple_of(SHRINK) && masks.iter().all(|mask| mask.len() == size * size),
+        size >= 2 * SHRINK && size.is_multiple_of(SHRINK),
+        "prompt_mask: a side of {size} pixels is no multiple of 4 from 8"
+    );
+    ensure!(
+        masks.iter().all(|mask| mask.len() == size * size),
         "prompt_mask: masks of {:?} pixels, not {size} x {size}",
         masks.iter().map(|mask| mask.len()).collect::<Vec<_>>()
     );

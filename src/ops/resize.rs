@@ -326,3 +326,23 @@ pub fn cases() -> Vec<Case> {
     .map(|(name, input, output)| Case { name, input, output })
     .to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_code_for_their_taps_have_the_bits_of_those_without() {
+        for (input, output, taps) in [(5, 13, 3), (20, 13, 5), (31, 11, 7), (64, 16, 9)] {
+            let axis = Axis::bilinear_antialiased(input, output);
+            assert_eq!(axis.taps, taps);
+            let row: Vec<f32> = (0..3 * input).map(|i| ((i * 37) % 23) as f32 / 7.0 - 1.0).collect();
+            let (mut fast, mut plain) = (vec![0.0; 3 * output], vec![0.0; 3 * output]);
+            axis.rows(&row, 1, &mut fast);
+            for (row, out) in row.chunks_exact(input).zip(plain.chunks_exact_mut(output)) {
+                axis.columns(row, 1, out);
+            }
+            assert_eq!(fast, plain, "{taps} taps");
+        }
+    }
+}

@@ -50,7 +50,8 @@ impl Work<'_> {
             }
             Step::Train(round, fold) => {
                 let options = json!({"train_options": settings.train_options, "seed": settings.seed, "channel": channel, "labels": labels});
-                let outputs = vec![places.checkpoint(*round, *fold)];
+                let mut outputs = vec![places.checkpoint(*round, *fold)];
+                outputs.extend(self.relabelled_by(*round, *fold)?);
                 (self.training_files(*round, *fold)?, options, outputs)
             }
             Step::Relabel(round) => {
@@ -71,8 +72,11 @@ impl Work<'_> {
             }
             Step::Model => {
                 let folds = 0..self.folds()?.len();
-                let files = folds.map(|fold| (format!("fold {fold}"), places.checkpoint(last_round, fold)));
-                let outputs = vec![places.model().join("plans.json")];
+                let files = folds
+                    .clone()
+                    .map(|fold| (format!("fold {fold}"), places.checkpoint(last_round, fold)));
+                let mut outputs = vec![places.model().join("plans.json")];
+                outputs.extend(folds.map(|fold| places.product(fold)));
                 (files.collect(), json!({"round": last_round}), outputs)
             }
         };

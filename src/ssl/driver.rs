@@ -3,7 +3,7 @@
 
 use crate::cohort::hashes::FileHashes;
 use crate::cohort::journal::{Cost, Event, Fingerprint, Journal, Status};
-use crate::cohort::presence::{Claim, is_any_claimed, is_busy, is_claimed};
+use crate::cohort::presence::{Claim, OthersAtWork, is_any_claimed, is_busy, is_claimed};
 use crate::cohort::runner::Exit;
 use crate::messages::Level;
 use crate::ssl::agreement::Agreement;
@@ -149,6 +149,12 @@ impl<'a> Driver<'a> {
         if !missing.is_empty() {
             bad_input!("--only-step {step}: needs {} to be done first", missing.join(", "));
         }
+        // Who gives one step after the other is told of changes too.
+        if !matches!(step, Step::Label | Step::LabelCase(_) | Step::Plan) {
+            [Step::Label, Step::Plan]
+                .iter()
+                .try_for_each(|step| self.refuse_to_train_anew(step))?;
+        }
         self.done.remove(step);
         match self.attempt(step)? {
             Outcome::Done => Ok(self.exit()),
@@ -213,6 +219,11 @@ impl<'a> Driver<'a> {
                     self.done.insert(step.clone());
                 }
                 Ok(outcome)
+            }
+            // On another kind of device: they do it alone.
+            Err(error) if error.is::<OthersAtWork>() => {
+                self.left_to_others.insert(step.clone());
+                Ok(Outcome::Elsewhere)
             }
             Err(error) if stop::is_stopped(&error) => {
                 self.say_ended(step, Event::Stopped, "")?;
@@ -331,7 +342,7 @@ impl<'a> Driver<'a> {
         };
         if self.journal.history().status(&name, &fingerprint, &outputs) != Status::Finished {
             if let Step::Test(round) = step {
-                self.some_failed |= work.score(*round)? > 0;
+                work.score(*round)?;
             }
             let mut cost = cost_since(begun);
             if let Step::Train(round, fold) = step {
@@ -347,6 +358,9 @@ impl<'a> Driver<'a> {
                 .peak_memory_bytes
                 .map_or(String::new(), |bytes| format!(", {} MiB at most", bytes >> 20));
             note!("{name}: done in {}{of_work}{memory}", clock::spoken(cost.seconds));
+        }
+        if let Step::Test(round) = step {
+            self.some_failed |= work.not_compared(*round)? > 0;
         }
         drop(claim);
         Ok(Outcome::Done)

@@ -14,4 +14,5 @@ pub mod status;
 pub mod steps;
 pub mod summary;
 pub mod suspicion;
+mod testing;
 pub mod work;

@@ -102,6 +102,11 @@ impl Places {
         self.0.join("model")
     }
 
+    /// A network of the product.
+    pub fn product(&self, fold: usize) -> PathBuf {
+        self.model().join(format!("fold_{fold}")).join(FINAL)
+    }
+
     /// What came of it all, for programs.
     pub fn summary(&self) -> PathBuf {
         self.0.join("summary.json")

@@ -1,6 +1,5 @@
 //! `OUT/report.html`: what came of a run, for people: scores, time and memory, training curves, and the cases to look at first.
 
-use crate::atomic_file;
 use crate::messages::Progress;
 use crate::report::chart::{Curve, Panel, svg};
 use crate::report::html::{Page, Picture};
@@ -12,6 +11,7 @@ use crate::ssl::summary::{SCORE_HEADS, STAGE_HEADS, Summary};
 use crate::ssl::suspicion::{Suspicion, suspicions};
 use crate::unet::trainer::history;
 use crate::volume::{AxisMap, Volume};
+use crate::{atomic_file, warning};
 use anyhow::Result;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -122,7 +122,14 @@ fn cases(page: &mut Page, places: &Places, summary: &Summary) -> Result<()> {
     let mut pictures = Vec::new();
     for (at, suspicion) in found.iter().enumerate() {
         let member = members.get(&suspicion.case).filter(|_| at < PICTURES);
-        let png = member.map(|member| draw(places, member, last)).transpose()?;
+        // An image that was moved away costs its picture.
+        let png = member.and_then(|member| match draw(places, member, last) {
+            Ok(png) => Some(png),
+            Err(error) => {
+                warning!("{} is not drawn: {error:#}", suspicion.case);
+                None
+            }
+        });
         progress.advance(1);
         pictures.push(picture(suspicion, png, &summary.classes));
     }

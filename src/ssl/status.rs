@@ -4,7 +4,7 @@ use crate::clock;
 use crate::cohort::journal::{Entry, Event, History};
 use crate::cohort::presence::{is_busy, is_claimed};
 use crate::ssl::agreement::Agreement;
-use crate::ssl::places::Places;
+use crate::ssl::places::{Places, read_made};
 use crate::ssl::settings::Settings;
 use crate::ssl::steps::{Known, Step};
 use crate::ssl::work::Work;
@@ -214,7 +214,11 @@ pub fn is_lost(places: &Places, step: &Step) -> bool {
         Step::Preprocess(_) => places.shared(step).is_some_and(|folder| !folder.is_dir()),
         Step::Relabel(round) => !places.agreement(*round).is_file(),
         Step::Test(round) => !places.test_scores(*round).is_file(),
-        Step::LabelCase(_) | Step::Model => false,
+        Step::Model => {
+            let folds = read_made::<Vec<Vec<String>>>(&places.folds()).map_or(0, |folds| folds.len());
+            (0..folds).any(|fold| !places.product(fold).is_file())
+        }
+        Step::LabelCase(_) => false,
     }
 }
 

@@ -1,14 +1,12 @@
 //! What each step of a run does: a command of this program that a user could give too, or a few files put in their place.
 
 use crate::cohort::discover::{Cohort, LabelledCase, discover, is_same, test_cases};
-use crate::cohort::evaluation::Request;
 use crate::cohort::groups::Grouping;
 use crate::cohort::held_out;
 use crate::cohort::postprocessing::{self, Postprocessing};
 use crate::cohort::presence::is_any_claimed;
 use crate::cohort::runner::Exit;
 use crate::device::Device;
-use crate::metrics::measures::Preset;
 use crate::ssl::agreement::agreements;
 use crate::ssl::folds::{FOLDS, folds};
 use crate::ssl::places::{Places, read_made};
@@ -17,7 +15,7 @@ use crate::ssl::settings::{self, Settings};
 use crate::ssl::steps::Step;
 use crate::stop::Stop;
 use crate::unet::exchange::Fold;
-use crate::unet::trainer::fold::{FINAL, Prepared};
+use crate::unet::trainer::fold::Prepared;
 use crate::unet::trainer::siblings::{forget_other_models, is_of_other_settings};
 use crate::volume::{self, AxisMap, Volume, Voxels};
 use crate::{atomic_file, bad_input, note, warning};
@@ -29,7 +27,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// `predict` knows the test cases by this ending.
-const ENDING: &str = ".nii.gz";
+pub(super) const ENDING: &str = ".nii.gz";
 
 /// Names of a round's pseudo-labelled cases.
 const PSEUDO_CASES: &str = "pseudo_cases.txt";
@@ -69,7 +67,12 @@ impl<'a> Work<'a> {
         let cohort = discover(&settings.labelled, &settings.unlabelled, 0)?;
         let grouping = Grouping::of(settings.groups.as_deref(), settings.group_regex.as_deref())?;
         grouping.assign(&cohort)?;
-        let test = settings.test.as_deref().map(test_cases).transpose()?.unwrap_or_default();
+        let (test, remarks) = settings.test.as_deref().map(test_cases).transpose()?.unwrap_or_default();
+        let cases = cohort.labelled.iter().map(|case| &case.name);
+        let cases = cases.chain(cohort.unlabelled.iter().map(|case| &case.name));
+        let names: Vec<&str> = cases.chain(test.iter().map(|case| &case.name)).map(String::as_str).collect();
+        let remarks = cohort.remarks.iter().cloned().chain(remarks).chain(grouping.remark(&names));
+        remarks.for_each(|remark| warning!("{remark}"));
         let files = test.iter().flat_map(|case| [&case.image, &case.labels]);
         if let Some(file) = files.into_iter().find(|file| !file.to_string_lossy().ends_with(ENDING)) {
             bad_input!("{}: test cases have to be {ENDING} files; compress it (gzip)", file.display());
@@ -117,7 +120,7 @@ impl<'a> Work<'a> {
     }
 
     /// Runs a command of this program with an option's text at its end.
-    fn command(&self, mut words: Vec<OsString>, (option, more): (&str, &str)) -> Result<Exit> {
+    pub(super) fn command(&self, mut words: Vec<OsString>, (option, more): (&str, &str)) -> Result<Exit> {
         self.stop.check()?;
         words.extend(settings::words(option, more)?);
         let exit = (self.commands)(words, (option, more))?;
@@ -157,7 +160,16 @@ impl<'a> Work<'a> {
         let mut names: Vec<String> = self.folds()?.into_iter().flatten().collect();
         names.sort();
         let member = |name: String| match self.cohort.unlabelled.iter().find(|case| case.name == name) {
-            Some(case) => Ok(member(&name, &case.image, &self.places.pseudo_label(round, &name))),
+            Some(case) => {
+                let label = self.places.pseudo_label(round, &name);
+                if !label.is_file() {
+                    bad_input!(
+                        "{name} takes part in this run, but its pseudo-label {} is gone, as when its image cannot be read any more; mend the image, or give --redo to label and train anew",
+                        label.display()
+                    );
+                }
+                Ok(member(&name, &case.image, &label))
+            }
             None => bad_input!(
                 "{name} takes part in this run, but is not among the unlabelled volumes any more; put it back, or give --redo to label and train anew"
             ),
@@ -204,7 +216,7 @@ impl<'a> Work<'a> {
     }
 
     /// TFFS of volumes, into a folder.
-    fn tffs_words(&self, unlabelled: &Path, out: &Path) -> Vec<OsString> {
+    pub(super) fn tffs_words(&self, unlabelled: &Path, out: &Path) -> Vec<OsString> {
         let settings = &self.settings;
         let mut words: Vec<OsString> = vec!["pseudo-label".into()];
         let folders = [
@@ -228,7 +240,7 @@ impl<'a> Work<'a> {
         words
     }
 
-    fn tffs(&self, mut words: Vec<OsString>, case: Option<&str>) -> Result<Exit> {
+    pub(super) fn tffs(&self, mut words: Vec<OsString>, case: Option<&str>) -> Result<Exit> {
         words.extend(case.iter().flat_map(|name| ["--case".into(), name.into()]));
         self.command(words, ("--label-options", &self.settings.label_options))
     }
@@ -341,14 +353,15 @@ impl<'a> Work<'a> {
     pub(super) fn relabelled(&self, round: usize) -> Result<Vec<(String, PathBuf)>> {
         let model = self.places.of_round(round, "model");
         let folds = self.folds()?.into_iter().enumerate();
-        let masks = folds.flat_map(|(fold, names)| {
-            let from = held_out::folder(&model, Fold::Number(fold));
-            names.into_iter().map(move |name| {
-                let mask = from.join(format!("{name}.nii.gz"));
-                (name, mask)
-            })
-        });
+        let masks = folds.flat_map(|(fold, names)| held_out_masks(&model, fold, names));
         Ok(masks.collect())
+    }
+
+    /// The same of one fold.
+    pub(super) fn relabelled_by(&self, round: usize, fold: usize) -> Result<Vec<PathBuf>> {
+        let model = self.places.of_round(round, "model");
+        let names = self.folds()?.into_iter().nth(fold).unwrap_or_default();
+        Ok(held_out_masks(&model, fold, names).map(|(_, mask)| mask).collect())
     }
 
     /// Collects a round's pseudo-labels, largest components kept where all held-out cases together say that it helps, and compares them with those before.
@@ -366,57 +379,23 @@ impl<'a> Work<'a> {
             volume::write(&path, volume.header(), Voxels::U8(&labels), None, &[])?;
             names.push(name);
         }
+        self.forget_labels_of_others(&out, &names)?;
         let [before, after] = [round - 1, round].map(|round| self.places.pseudo_labels(round));
         let agreement = agreements(&before, &after, &names, self.description.labels.len() as u8, self.stop)?;
         note!("round {round}: mean Dice with the pseudo-labels before {:.4}", agreement.mean_dice);
         write_if_changed(&self.places.agreement(round), &serde_json::to_value(agreement)?)
     }
 
-    /// What a round makes of the test cases.
-    fn test(&self, round: usize) -> Result<Exit> {
-        let links = self.places.test();
-        let mut wanted = BTreeSet::new();
-        for case in &self.test {
-            let image = links.join(format!("imagesTs/{}_0000{ENDING}", case.name));
-            let labels = links.join(format!("labelsTs/{}{ENDING}", case.name));
-            for (file, at) in [(&case.image, image), (&case.labels, labels)] {
-                link(file, &at)?;
-                wanted.insert(at);
+    /// Removes a round's labels of cases that take no part any more: they are of networks that are gone.
+    fn forget_labels_of_others(&self, out: &Path, names: &[String]) -> Result<()> {
+        let case = |path: &Path| path.file_name()?.to_str()?.strip_suffix(ENDING).map(str::to_owned);
+        for path in fs::read_dir(out).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if let Some(name) = case(&path).filter(|name| !names.contains(name)) {
+                note!("{name} takes part no longer: its label {} is removed", path.display());
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
         }
-        let there = ["imagesTs", "labelsTs"].map(|folder| fs::read_dir(links.join(folder)).into_iter().flatten().flatten());
-        let is_old = |path: &PathBuf| !wanted.contains(path) && path.is_symlink();
-        // Of cases that are no test cases any more.
-        for old in there.into_iter().flatten().map(|entry| entry.path()).filter(is_old) {
-            fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
-        }
-        let out = self.places.test_masks(round);
-        if round == 0 {
-            return self.tffs(self.tffs_words(&links, &out), None);
-        }
-        let (model, input) = (self.places.of_round(round, "model"), links.join("imagesTs"));
-        self.command(
-            words(&[&"predict", &"--postprocess", &"--model", &model, &"--input", &input, &"--out", &out]),
-            ("", ""),
-        )
-    }
-
-    /// How good that is: Dice, largest HD and HD95 by class and group. How many cases could not be compared.
-    pub(super) fn score(&self, round: usize) -> Result<usize> {
-        let request = Request {
-            predictions: self.places.test_masks(round),
-            references: self.places.test().join("labelsTs"),
-            only: self.test.iter().map(|case| case.name.clone()).collect(),
-            preset: Preset::Care,
-            tolerances_mm: Vec::new(),
-            classes: (1..self.description.labels.len() as u16).collect(),
-            ignored: None,
-            grouping: self.grouping.clone(),
-            seed: self.settings.seed,
-        };
-        let evaluation = self.device.install(|| request.run(self.stop))?;
-        write_if_changed(&self.places.test_scores(round), &evaluation.json())?;
-        Ok(evaluation.failed.len())
+        Ok(())
     }
 
     /// The networks of the last round as the product.
@@ -429,13 +408,21 @@ impl<'a> Work<'a> {
         // Of a run with more of them; predict takes all there are.
         (count..FOLDS).try_for_each(|fold| remove(&to.join(format!("fold_{fold}"))))?;
         for fold in 0..count {
-            copy(&self.places.checkpoint(last, fold), &to.join(format!("fold_{fold}")).join(FINAL))?;
+            copy(&self.places.checkpoint(last, fold), &self.places.product(fold))?;
         }
         Ok(())
     }
 }
 
-fn words(words: &[&dyn AsRef<OsStr>]) -> Vec<OsString> {
+fn held_out_masks(model: &Path, fold: usize, names: Vec<String>) -> impl Iterator<Item = (String, PathBuf)> {
+    let from = held_out::folder(model, Fold::Number(fold));
+    names.into_iter().map(move |name| {
+        let mask = from.join(format!("{name}.nii.gz"));
+        (name, mask)
+    })
+}
+
+pub(super) fn words(words: &[&dyn AsRef<OsStr>]) -> Vec<OsString> {
     words.iter().map(|word| word.as_ref().to_owned()).collect()
 }
 
@@ -477,7 +464,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// A link to a file that stays where it is; an older link of the name is replaced.
-fn link(to: &Path, at: &Path) -> Result<()> {
+pub(super) fn link(to: &Path, at: &Path) -> Result<()> {
     let whole = fs::canonicalize(to).with_context(|| format!("{}: cannot be found", to.display()))?;
     if fs::read_link(at).is_ok_and(|there| there == whole) {
         return Ok(());

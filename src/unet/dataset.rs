@@ -160,10 +160,7 @@ impl Dataset {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| !name.starts_with('.'))
             .collect();
-        let numbered = |name: &String| {
-            let (case, channel) = name.strip_suffix(&self.ending)?.rsplit_once('_')?;
-            (channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit())).then(|| case.to_owned())
-        };
+        let numbered = |name: &String| Some(self.case_and_channel(name)?.0.to_owned());
         let cases: BTreeSet<String> = names.iter().filter_map(numbered).collect();
         if cases.is_empty() {
             bad_input!(
@@ -203,13 +200,19 @@ impl Dataset {
         Ok(cases.into_iter().map(files).collect())
     }
 
+    /// `CASE_0001.nii.gz` is channel 1 of CASE.
+    fn case_and_channel<'n>(&self, name: &'n str) -> Option<(&'n str, usize)> {
+        let (case, digits) = name.strip_suffix(&self.ending)?.rsplit_once('_')?;
+        let is_channel = digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        Some((case, digits.parse().ok()?)).filter(|_| is_channel)
+    }
+
     /// Says which files are of channels that `dataset.json` does not have: they are not looked at.
     fn warn_of_other_channels(&self, images: &Path, names: &[String]) {
-        let channel = |name: &String| {
-            let (_, digits) = name.strip_suffix(&self.ending)?.rsplit_once('_')?;
-            digits.parse::<usize>().ok().filter(|_| digits.len() == 4)
+        let is_beyond = |name: &&String| {
+            self.case_and_channel(name)
+                .is_some_and(|(_, channel)| channel >= self.channels.len())
         };
-        let is_beyond = |name: &&String| channel(name).is_some_and(|number| number >= self.channels.len());
         let mut beyond: Vec<&String> = names.iter().filter(is_beyond).collect();
         beyond.sort();
         if let Some(first) = beyond.first() {

@@ -82,7 +82,9 @@ pub fn write_model(folder: &Path, trained: &Trained<'_>) -> Result<PathBuf> {
 
 /// Writes what the folds of a model share, and makes the folder of this fold.
 pub(super) fn write_shared(folder: &Path, trained: &Trained<'_>) -> Result<PathBuf> {
-    check_shared(folder, trained.plans, trained.dataset, &[trained.fold])?;
+    if let Some(text) = other_model(folder, trained.plans, trained.dataset, &[])? {
+        bad_input!("{text}");
+    }
     let fold = folder.join(format!("fold_{}", trained.fold));
     fs::create_dir_all(&fold).with_context(|| format!("cannot create {}; choose another place", fold.display()))?;
     for (name, json) in [("plans.json", trained.plans), ("dataset.json", trained.dataset)] {
@@ -94,11 +96,12 @@ pub(super) fn write_shared(folder: &Path, trained: &Trained<'_>) -> Result<PathB
     Ok(fold)
 }
 
-/// Refuses a folder with networks of another model, in other folds than these. What no network depends on any more may be replaced.
+/// That a folder has networks of another model, of other plans, channels or labels, in other folds than these, with the remedy. What no network depends on any more may
+/// be replaced.
 ///
 /// # Errors
-/// Networks of other plans, channels or labels.
-pub(super) fn check_shared(folder: &Path, plans: &Json, dataset: &Json, but: &[Fold]) -> Result<()> {
+/// Files that cannot be read.
+pub(super) fn other_model(folder: &Path, plans: &Json, dataset: &Json, but: &[Fold]) -> Result<Option<String>> {
     let but: Vec<String> = but.iter().map(|fold| format!("fold_{fold}")).collect();
     let is_fold = |name: &str| name.starts_with("fold_") && but.iter().all(|fold| fold != name);
     let has_network = |place: PathBuf| {
@@ -108,18 +111,18 @@ pub(super) fn check_shared(folder: &Path, plans: &Json, dataset: &Json, but: &[F
     };
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
     if !entries.any(|entry| is_fold(&entry.file_name().to_string_lossy()) && has_network(entry.path())) {
-        return Ok(());
+        return Ok(None);
     }
     for (name, json, what) in [("plans.json", plans, "plans"), ("dataset.json", dataset, "channels and labels")] {
         let path = folder.join(name);
         if path.is_file() && !is_said(&path, json)? {
-            bad_input!(
+            return Ok(Some(format!(
                 "{}: belongs to another model; folds of one model share their {what}: choose another folder",
                 path.display()
-            );
+            )));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether the file says the same, as far as a network depends on it: not on how its data are described or counted.

@@ -157,6 +157,13 @@ pub(super) fn checkpoints(folder: &Path, folds: &[String]) -> Result<Vec<PathBuf
         is_fold
     });
     names.sort();
+    for name in names.iter().filter(|name| *name != "all" && of(name).is_none()) {
+        warning!(
+            "{}: holds no {} and is left out",
+            folder.join(format!("fold_{name}")).display(),
+            CHECKPOINTS[0]
+        );
+    }
     // A network of all cases is a model of its own, not one of five.
     let is_one = |name: &String| name != "all" && of(name).is_some();
     if names.iter().any(is_one) {

@@ -62,7 +62,7 @@ impl Geometry {
     /// What is wrong, in words, where pixdim and the affine tell of voxels whose sizes are more than a hundredth apart: distances and volumes then differ from program to program.
     pub fn contradiction(&self) -> Option<String> {
         let steps = [0, 1, 2].map(|axis| column_length(&self.affine, axis));
-        let is_apart = |axis: usize| (self.spacing[axis] - steps[axis]).abs() > 0.01 * self.spacing[axis].min(steps[axis]);
+        let is_apart = |axis: usize| are_apart(self.spacing[axis], steps[axis]);
         let shown = |[x, y, z]: [f64; 3]| format!("{x:.4} x {y:.4} x {z:.4} mm");
         (0..3).any(is_apart).then(|| {
             format!(
@@ -99,7 +99,7 @@ impl Geometry {
     }
 
     /// What distinguishes the grids of `self` and `other`, in words with numbers; `None` if they are equal (same sizes, corners within
-    /// [`Geometry::tolerance_mm`]). Where one of the files does not say how it is oriented, spacings alone are compared.
+    /// [`Geometry::tolerance_mm`]). Where one of the files does not say how it is oriented, spacings alone are compared; where both do, spacings that are a hundredth apart are a difference too.
     pub fn difference(&self, other: &Geometry) -> Option<String> {
         if self.dims != other.dims {
             let [a, b] = [self, other].map(|g| format!("{} x {} x {}", g.dims[0], g.dims[1], g.dims[2]));
@@ -117,13 +117,22 @@ impl Geometry {
                 return Some(format!("positions {apart:.2} mm apart at the far corner{axes}"));
             }
         }
-        // Also where the affines agree: spacings are what is measured by.
+        let [a, b] = [self, other].map(|g| format!("{:.4} x {:.4} x {:.4} mm", g.spacing[0], g.spacing[1], g.spacing[2]));
+        if self.is_oriented() && other.is_oriented() {
+            // Where affines agree pixdim still counts: it is what is measured by.
+            let is_other = (0..3).any(|axis| are_apart(self.spacing[axis], other.spacing[axis]));
+            return is_other.then(|| format!("the same positions, but spacing (pixdim) {a} against {b}; mend the header that is wrong"));
+        }
         let apart = (0..3)
             .map(|i| (self.spacing[i] - other.spacing[i]).abs() * (self.dims[i] - 1) as f64)
             .fold(0.0, f64::max);
-        let [a, b] = [self, other].map(|g| format!("{:.4} x {:.4} x {:.4} mm", g.spacing[0], g.spacing[1], g.spacing[2]));
         (apart > self.tolerance_mm()).then(|| format!("spacing {a} against {b}, {apart:.2} mm apart at the far corner"))
     }
+}
+
+/// Whether two sizes of a voxel are more than a hundredth apart.
+fn are_apart(a: f64, b: f64) -> bool {
+    (a - b).abs() > 0.01 * a.min(b)
 }
 
 /// Reads spacing and affine, in mm whatever the header's unit. sform if its code is positive and it is invertible, else qform likewise,

@@ -474,7 +474,7 @@ fn runs_of_several_processes_share_the_cases() {
             let mut journal = Journal::open(&bench.out()).unwrap();
             let taken = |_: &Task<()>, _: &Stop, _: &Progress| -> Result<CaseOutcome> { panic!("taken") };
             let refused = runner::run(&bench.out(), &mut journal, &bench.tasks(), &other, &bench.stop, vec![taken]);
-            let error = refused.unwrap_err().to_string();
+            let error = format!("{:#}", refused.unwrap_err());
             assert!(error.contains("with other settings, weights or kind of device"), "{error}");
         }
         // What failed elsewhere is tried again.

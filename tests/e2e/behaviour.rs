@@ -72,6 +72,20 @@ fn a_dry_run_writes_nothing_and_both_answers_are_json() {
 }
 
 #[test]
+fn a_cohort_that_was_begun_on_another_kind_of_device_is_told_so() {
+    let phantoms = Phantoms::small();
+    phantoms.label("out", &["--case", "phantom_001"]).expect(0, &["1 done"]);
+    let journal = phantoms.at("out/journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    assert!(text.contains("\"device\":\"cpu\""), "{text}");
+    fs::write(&journal, text.replace("\"device\":\"cpu\"", "\"device\":\"cuda\"")).unwrap();
+    let told = "1 finished cases in";
+    phantoms
+        .label("out", &[])
+        .expect(0, &[told, "were made on another kind of device than cpu", "1 were finished before"]);
+}
+
+#[test]
 fn a_dry_run_tells_what_is_finished_and_what_would_be_done_again() {
     let phantoms = Phantoms::small();
     phantoms.label("out", &[]).expect(0, &["2 done"]);

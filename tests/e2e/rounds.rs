@@ -1,6 +1,6 @@
 //! `run`: pseudo-labels and rounds of training in one command, killed or not, alone or with others, and what it refuses.
 
-use super::{Answer, Phantoms, change_voxels};
+use super::{Answer, Phantoms, change_voxels, keep_slices};
 use crate::cohort::files_below;
 use hpc_seg::weights::Checkpoint;
 use rand::{RngExt, SeedableRng};
@@ -318,6 +318,7 @@ fn what_changed_is_said_and_done_again_only_when_asked() {
     for _ in 0..2 {
         run(&phantoms, "out", &["--rounds", "1"]).expect(2, &["labels of phantom_000", "changed", "give --redo to label and train anew"]);
     }
+    run(&phantoms, "out", &["--rounds", "1", "--only-step", "round_1/fold_0"]).expect(2, &["labels of phantom_000", "--redo"]);
     fs::write(&label, before).unwrap();
     let answer = run(&phantoms, "out", &["--rounds", "1"]).expect(0, &[]);
     assert!(!answer.stderr.contains("epoch 1 of"), "nothing is trained again: {}", answer.stderr);
@@ -373,6 +374,56 @@ fn what_changed_is_said_and_done_again_only_when_asked() {
         (summary["rounds"].as_array().map(Vec::len), &summary["settled"]),
         (Some(2), &Value::Bool(true))
     );
+}
+
+#[test]
+fn what_is_lost_is_made_again_and_what_is_broken_has_its_remedy() {
+    let phantoms = cohort();
+    let test = phantoms.at("test");
+    for (from, to) in [("imagesTs", "imagesTs"), ("labelsTs", "labelsTs")] {
+        fs::create_dir_all(test.join(to)).unwrap();
+        for (case, name) in [(2, "test_002"), (3, "test_003")] {
+            let [kind, ending] = if from == "imagesTs" {
+                ["imagesTs", "_0000"]
+            } else {
+                ["labelsTs", ""]
+            };
+            let source = phantoms.at(&format!("data/{kind}/phantom_00{case}{ending}.nii.gz"));
+            fs::copy(source, test.join(to).join(format!("{name}{ending}.nii.gz"))).unwrap();
+        }
+    }
+    fs::copy(test.join("labelsTs/test_002.nii.gz"), test.join("labelsTs/other.nii.gz")).unwrap();
+    fs::copy(test.join("imagesTs/test_002_0000.nii.gz"), test.join("imagesTs/alone_0000.nii.gz")).unwrap();
+    keep_slices(&test.join("labelsTs/test_003.nii.gz"), 0..5);
+    let with_test = ["--rounds", "1", "--test", test.to_str().unwrap()];
+    // A test case that cannot be compared is told of each time; what is no test case too.
+    let told = [
+        "images without a reference are no test cases: alone",
+        "references without an image are not compared",
+    ];
+    run(&phantoms, "out", &with_test).expect(3, &[&told[..], &["test_003 failed"]].concat());
+    run(&phantoms, "out", &with_test).expect(3, &told);
+    // A network of the product, and what a fold made of a case that it never saw.
+    let network = phantoms.at("out/model/fold_1/checkpoint_final.pth");
+    fs::remove_file(&network).unwrap();
+    assert_eq!(state(&status(&phantoms, "out"), "model"), "waiting");
+    let folds: Vec<Vec<String>> = serde_json::from_slice(&fs::read(phantoms.at("out/folds.json")).unwrap()).unwrap();
+    let mask = phantoms.at(&format!("out/rounds/round_1/model/fold_0/validation/{}.nii.gz", folds[0][0]));
+    let before = fs::read(&mask).unwrap();
+    fs::remove_file(&mask).unwrap();
+    let answer = run(&phantoms, "out", &with_test).expect(3, &["model: done again", "fold_0: was finished before"]);
+    assert!(network.is_file() && fs::read(&mask).unwrap() == before, "{}", answer.stderr);
+    // An image that breaks.
+    let image = phantoms.query(4);
+    let whole = fs::read(&image).unwrap();
+    fs::write(&image, &whole[..whole.len() / 2]).unwrap();
+    run(&phantoms, "out", &["--rounds", "1"]).expect(2, &["phantom_004 takes part in this run, but its pseudo-label", "mend the image"]);
+    // Without it: its labels do not stay beside those of the others.
+    fs::remove_file(&image).unwrap();
+    let last = phantoms.at("out/pseudo_labels/round_1/phantom_004.nii.gz");
+    assert!(last.is_file());
+    run(&phantoms, "out", &["--rounds", "1", "--redo"]).expect(0, &["phantom_004 takes part no longer"]);
+    assert!(!last.exists() && phantoms.at("out/pseudo_labels/round_1/phantom_003.nii.gz").is_file());
 }
 
 #[test]

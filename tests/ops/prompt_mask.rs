@@ -50,9 +50,13 @@ fn prompt_mask_equals_its_formula() {
 #[test]
 fn masks_of_other_sizes_are_refused() {
     let device = Device::cpu(1).unwrap();
-    for (pixels, size) in [(63, 8), (36, 6), (16, 4)] {
+    for (pixels, size, expected) in [
+        (63, 8, "masks of [63] pixels, not 8 x 8"),
+        (36, 6, "a side of 6 pixels is no multiple"),
+        (16, 4, "a side of 4 pixels"),
+    ] {
         let error = prompt_mask(&device, &[&vec![0; pixels]], size).unwrap_err().to_string();
-        assert!(error.contains("prompt_mask: masks of"), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
     assert_eq!(prompt_mask(&device, &[], 8).unwrap().1.shape(), [0, 2, 2]);
 }

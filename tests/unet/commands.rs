@@ -153,7 +153,7 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
         3,
         &[
             "still trained on cases that the data set has no longer: phantom_005",
-            "no network is trained on cases that came later: later",
+            "no network but that of --fold all is trained on cases that came later: later",
             "volumes that are left out: 2, such as bar_0000.NII.GZ",
             "channels beyond the 1 of dataset.json, which are left out: 1, such as phantom_000_0001.nii.gz",
         ],

@@ -126,12 +126,12 @@ fn a_pixdim_that_contradicts_the_affine_is_told_and_is_a_difference() {
         told.contains("0.7500 x 0.8125 x 1.0000 mm (pixdim") && told.contains("x 3.0026 mm apart"),
         "{told}"
     );
+    let difference = right.difference(&wrong).unwrap();
     assert!(
-        right
-            .difference(&wrong)
-            .unwrap()
-            .starts_with("spacing 0.7500 x 0.8125 x 3.0000 mm against")
+        difference.starts_with("the same positions, but spacing (pixdim) 0.7500 x 0.8125 x 3.0000 mm against"),
+        "{difference}"
     );
+    assert_eq!(right.difference(&with_step(3.001)), None, "rounded otherwise");
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl History {
 }
 
 /// What became of a file that is not there any more, or was cut to nothing as a full disk or an interrupted copy leaves it.
-fn loss(path: &Path) -> Option<&'static str> {
+pub fn loss(path: &Path) -> Option<&'static str> {
     match path.metadata() {
         Ok(metadata) if metadata.is_file() => (metadata.len() == 0).then_some("is empty"),
         _ => Some("is not there"),

@@ -11,8 +11,12 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// A file that the run would refuse to replace, and a journal that cannot be read.
 pub fn outlook<T>(out: &Path, tasks: &[Task<T>], conditions: &Conditions) -> Result<Vec<Status>> {
+    let foreign = |history: &History| foreign_file(out, history, tasks.iter());
+    if foreign(&History::of(out)?).is_some() {
+        // Unless another process has begun with it meanwhile.
+        refuse(out, foreign(&History::of(out)?))?;
+    }
     let history = History::of(out)?;
-    refuse(out, foreign_file(out, &history, tasks.iter()))?;
     let mut hashes = history.hashes();
     let mut status = |task: &Task<T>| {
         // Files of a case that is new need not be hashed.
@@ -57,7 +61,7 @@ pub(super) fn clean_up<T>(out: &Path, journal: &mut Journal, tasks: &[Task<T>]) 
     if journal.presence().is_alone() {
         let mut folders: Vec<PathBuf> = tasks
             .iter()
-            .flat_map(|task| &task.outputs)
+            .flat_map(|task| task.outputs.iter().chain(&task.unwanted))
             .filter_map(|path| Some(out.join(path).parent()?.to_path_buf()))
             .collect();
         folders.sort();

@@ -2,6 +2,7 @@
 
 use crate::cuda::driver::{LEAST_SHARED_BYTES, Limits};
 use crate::cuda::failure::DeviceLost;
+use crate::warning;
 use anyhow::{Context as _, Result, bail, ensure};
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_int};
@@ -144,12 +145,24 @@ pub fn devices() -> Result<Vec<GpuInfo>> {
     let mut count = 0;
     // SAFETY: a place for the answer.
     done(unsafe { sys::cuDeviceGetCount(&raw mut count) }, "counting GPUs")?;
-    let (found, failed): (Vec<_>, Vec<_>) = (0..u32::try_from(count)?)
-        .map(|number| info(number, device(number)?))
-        .partition(Result::is_ok);
+    answering((0..u32::try_from(count)?).map(|number| info(number, device(number)?)))
+}
+
+/// Those that answer; the others are told of, unless none does.
+fn answering(asked: impl Iterator<Item = Result<GpuInfo>>) -> Result<Vec<GpuInfo>> {
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    for (number, answer) in asked.enumerate() {
+        match answer {
+            Ok(info) => found.push(info),
+            Err(error) => failed.push(error.context(format!("GPU {number} does not answer; see nvidia-smi"))),
+        }
+    }
     match failed.into_iter().next() {
-        Some(error) if found.is_empty() => error.map(|info| vec![info]),
-        _ => found.into_iter().collect(),
+        Some(first) if found.is_empty() => Err(first),
+        first => {
+            first.iter().for_each(|error| warning!("{error:#}; the others are used"));
+            Ok(found)
+        }
     }
 }
 
@@ -401,8 +414,23 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_that_the_kernels_do_not_fit_is_refused_by_name() {
-        let mut info = GpuInfo {
+    fn gpus_that_do_not_answer_do_not_hide_the_others() {
+        let gpu = |number: u32| GpuInfo { number, ..a_t4() };
+        let of = |answers: [bool; 2]| {
+            let answers = answers.into_iter().zip(0..);
+            answering(answers.map(|(answers, number)| if answers { Ok(gpu(number)) } else { bail!("fell off the bus") }))
+        };
+        assert_eq!(of([true, true]).unwrap().len(), 2);
+        assert_eq!(of([false, true]).unwrap(), [gpu(1)]);
+        let error = format!("{:#}", of([false, false]).unwrap_err());
+        assert!(
+            error.contains("GPU 0 does not answer") && error.contains("fell off the bus"),
+            "{error}"
+        );
+    }
+
+    fn a_t4() -> GpuInfo {
+        GpuInfo {
             number: 1,
             name: "Tesla T4".into(),
             uuid: String::new(),
@@ -415,7 +443,12 @@ mod tests {
                 shared_bytes: 64 << 10,
                 multiprocessors: 40,
             },
-        };
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_the_kernels_do_not_fit_is_refused_by_name() {
+        let mut info = a_t4();
         let message = check_architecture(&info).unwrap_err().to_string();
         assert!(message.contains("GPU 1 (Tesla T4) is sm_75"), "{message}");
         for (newer, shared_kib) in [("sm_80", 163), ("sm_89", 99), ("sm_90", 227), ("sm_120", 99)] {

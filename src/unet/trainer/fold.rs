@@ -31,6 +31,8 @@ pub const FINAL: &str = "checkpoint_final.pth";
 /// What a fold is trained with; a run that goes on must be given the same.
 pub(crate) const SETTINGS: &str = "training.json";
 const LOCK: &str = "training.lock";
+/// Folder of the held-out cases as the fold's network segments them.
+pub const VALIDATION: &str = "validation";
 
 /// Preprocessed cases and what they were made by.
 pub struct Prepared {
@@ -196,6 +198,7 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
         );
     }
     warn_of_overlap(request.fold, &split);
+    warn_of_unnamed(prepared, &split);
     let training = prepared.cases(&split.train, &request.pseudo, request.pseudo_weight)?;
     let validation = prepared.cases(&split.val, &BTreeSet::new(), 1.0)?;
     check_model(prepared, &request.out, &[request.fold])?;
@@ -211,6 +214,7 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
         checkpoint::remove(&folder);
         return Ok(Outcome::WasFinished);
     }
+    forget_held_out(&folder)?; // of an earlier network; under the lock, and before there is a new one
     let seed = keyed_rng(request.seed, &["fold", &request.fold.to_string()]).random::<u64>();
     let mut state = start(prepared, request, &folder, seed)?;
     if is_new {
@@ -253,6 +257,21 @@ pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Sto
     run.go(&mut state)?;
     finish(prepared, request, &folder, &state)?;
     Ok(Outcome::Trained)
+}
+
+/// Cases that no fold names may be new, or may have been taken out of the data set.
+fn warn_of_unnamed(prepared: &Prepared, split: &Split) {
+    let of_folds = prepared.splits.iter().flat_map(|split| split.train.iter().chain(&split.val));
+    let of_folds: BTreeSet<&String> = of_folds.collect();
+    let all: BTreeSet<&String> = split.train.iter().chain(&split.val).collect();
+    let unnamed: Vec<&str> = all.difference(&of_folds).map(|name| name.as_str()).collect();
+    if !unnamed.is_empty() {
+        warning!(
+            "{}: also takes cases that splits_final.json does not name: {}; of those that are in the data set no longer remove the files there",
+            prepared.folder.join(&prepared.plans.configuration.data_identifier).display(),
+            unnamed.join(", ")
+        );
+    }
 }
 
 fn warn_of_overlap(fold: Fold, split: &Split) {
@@ -386,6 +405,14 @@ fn finish(prepared: &Prepared, request: &Request, folder: &Path, state: &State) 
     Ok(())
 }
 
+fn forget_held_out(folder: &Path) -> Result<()> {
+    let masks = folder.join(VALIDATION);
+    match masks.is_dir() {
+        true => fs::remove_dir_all(&masks).with_context(|| format!("{}: cannot be removed", masks.display())),
+        false => Ok(()),
+    }
+}
+
 /// Removes what a fold's folder knows of earlier training, so that it begins anew.
 ///
 /// # Errors
@@ -407,6 +434,7 @@ pub(super) fn clear(folder: &Path) -> Result<()> {
             false => Ok(()),
         }
     };
+    forget_held_out(folder)?; // first: were it killed in between, nobody would take old masks for new ones
     remove(FINAL)?;
     checkpoint::remove(folder);
     remove(SETTINGS) // last: without them, nothing says that what is left belongs to other ones

@@ -3,7 +3,7 @@
 use super::fold::{Prepared, SETTINGS, clear};
 use crate::error::InputError;
 use crate::unet::exchange::{self, Fold};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use std::fmt;
 use std::fs;
@@ -31,7 +31,10 @@ pub fn is_of_other_settings(error: &anyhow::Error) -> bool {
 pub fn check_model(prepared: &Prepared, out: &Path, but: &[Fold]) -> Result<()> {
     let plans = prepared.plans.to_json();
     agree_on_plans(out, &plans, but)?;
-    exchange::check_shared(out, &plans, &prepared.dataset.description(), but).context(OtherSettings)
+    match exchange::other_model(out, &plans, &prepared.dataset.description(), but)? {
+        Some(text) => Err(anyhow::Error::new(InputError::new(text)).context(OtherSettings)),
+        None => Ok(()),
+    }
 }
 
 /// Checks that the folds in a model's folder, but for these, were begun with these plans.
@@ -71,10 +74,10 @@ fn folds_in(out: &Path) -> Vec<PathBuf> {
 /// Has all folds of other models in a folder begin anew.
 ///
 /// # Errors
-/// As [`restart`].
+/// As [`restart`](super::fold::restart).
 pub fn forget_other_models(prepared: &Prepared, out: &Path) -> Result<()> {
     let plans = prepared.plans.to_json();
-    let is_other = exchange::check_shared(out, &plans, &prepared.dataset.description(), &[]).is_err();
+    let is_other = exchange::other_model(out, &plans, &prepared.dataset.description(), &[])?.is_some();
     let others = if is_other {
         folds_in(out)
     } else {

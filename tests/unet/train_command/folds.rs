@@ -1,7 +1,7 @@
 //! What the folds of a model share, and what is refused before anything is trained or lost.
 
 use super::{SMALL, data_set, plan, ready, trained, weights};
-use crate::e2e::{Phantoms, edit};
+use crate::e2e::Phantoms;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -109,11 +109,6 @@ fn held_out_cases_that_are_segmented_stay_until_the_network_is_another() {
 
 #[test]
 fn a_case_that_cannot_be_preprocessed_keeps_training_from_beginning_and_that_is_said() {
-    let phantoms = data_set(5, [16, 64, 64]);
-    edit(&phantoms.image(1), |bytes| bytes.truncate(400));
-    plan(&phantoms, "plans", &SMALL);
-    let answer = trained(&phantoms, "data", "model", &[&SHORT[..], &["--fold", "0"]].concat());
-    answer.expect(2, &["phantom_001"]);
     let good = two_plans();
     crate::e2e::change_voxels(&good.labels(1), |voxels| voxels[0] = 9.0);
     let plans = good.at("plans/nnUNetPlans.json");
