@@ -2,7 +2,7 @@
 
 use crate::atomic_file;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,20 @@ pub fn remove(folder: &Path, case: &str) -> Result<()> {
     match failures.rows.remove(case) {
         Some(_) => failures.write(),
         None => Ok(()),
+    }
+}
+
+/// Forgets the cases that are not among `cases`, all that there are: their files are gone. Only one process at a time may do so.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn keep_only(folder: &Path, cases: &BTreeSet<&str>) -> Result<()> {
+    let mut failures = Failures::read(folder);
+    let before = failures.rows.len();
+    failures.rows.retain(|case, _| cases.contains(case.as_str()));
+    match failures.rows.len() < before {
+        true => failures.write(),
+        false => Ok(()),
     }
 }
 

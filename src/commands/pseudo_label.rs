@@ -5,6 +5,7 @@ mod dry_run;
 use super::{byte_count, thread_count};
 use crate::cli::{AxisArg, PseudoLabelArgs};
 use crate::cohort::discover::{self, Cohort, LabelledCase, UnlabelledCase};
+use crate::cohort::failed;
 use crate::cohort::groups::{self, Assignment, Grouping};
 use crate::cohort::journal::Journal;
 use crate::cohort::labeller::{Engine, Labeller};
@@ -130,6 +131,10 @@ pub(super) fn run(args: &PseudoLabelArgs) -> Result<Exit> {
         .into_iter()
         .map(|labeller| DeviceWorker { plan: &plan, labeller })
         .collect();
+    if args.cases.is_empty() {
+        let cases = plan.tasks.iter().map(|task| task.name.as_str()).collect();
+        journal.exclusively(|_| failed::keep_only(&args.out, &cases))?;
+    }
     let summary = runner::run(&args.out, &mut journal, &plan.tasks, &conditions, &stop, workers)?;
     note!("{}", summary.line(&args.out));
     if args.json {

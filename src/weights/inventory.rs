@@ -76,6 +76,15 @@ pub fn inventory(path: &Path) -> Result<Inventory> {
     })
 }
 
+/// A name of a file that may come from anywhere, without what a terminal would take for commands.
+fn plain(text: &str) -> String {
+    let letter = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(letter).collect()
+}
+
 impl fmt::Display for Inventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "file        {}", self.path)?;
@@ -83,15 +92,31 @@ impl fmt::Display for Inventory {
         writeln!(f, "sha256      {}", self.sha256)?;
         writeln!(f, "tensors     {}, {} parameters", self.tensors.len(), self.parameters)?;
         for (key, value) in &self.metadata {
-            writeln!(f, "metadata    {key} = {value}")?;
+            writeln!(f, "metadata    {} = {}", plain(key), plain(value))?;
         }
         for (name, kind) in &self.objects {
-            writeln!(f, "not tensor  {name}: {kind}")?;
+            writeln!(f, "not tensor  {}: {}", plain(name), plain(kind))?;
         }
         let width = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0).min(100);
         for tensor in &self.tensors {
-            write!(f, "\n{:width$}  {:4}  {}", tensor.name, tensor.dtype, shape_text(&tensor.shape))?;
+            write!(
+                f,
+                "\n{:width$}  {:4}  {}",
+                plain(&tensor.name),
+                tensor.dtype,
+                shape_text(&tensor.shape)
+            )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_send_no_commands_to_a_terminal() {
+        assert_eq!(plain("\u{1b}[31mevil\n\u{7}ü"), "\\u{1b}[31mevil\\n\\u{7}ü");
     }
 }

@@ -72,6 +72,18 @@ fn a_dry_run_writes_nothing_and_both_answers_are_json() {
 }
 
 #[test]
+fn failures_of_cases_that_are_gone_are_forgotten() {
+    let phantoms = Phantoms::small();
+    fs::write(phantoms.query(1), "").unwrap();
+    phantoms.label("out", &[]).expect(3, &["1 done, 1 failed"]);
+    fs::remove_file(phantoms.query(1)).unwrap();
+    phantoms.label("out", &["--case", "phantom_002"]).expect(0, &[]);
+    assert!(phantoms.at("out/failed.csv").is_file(), "one case was looked at, not all");
+    phantoms.label("out", &[]).expect(0, &["1 were finished before"]);
+    assert!(!phantoms.at("out/failed.csv").exists());
+}
+
+#[test]
 fn a_cohort_that_was_begun_on_another_kind_of_device_is_told_so() {
     let phantoms = Phantoms::small();
     phantoms.label("out", &["--case", "phantom_001"]).expect(0, &["1 done"]);

@@ -276,17 +276,19 @@ fn nnu_nets_own_checkpoint_has_the_same_names_and_is_a_model_again() {
     }
     assert_eq!(Model::open(folder.path(), &[]).unwrap().predictor.mirrored, [0, 1, 2]);
 
-    // Another fold of the model joins it; another model does not.
+    // Another fold of the model joins it; another model does not, not even in the place of a network.
+    let stranger = Trained {
+        plans: &json!({}),
+        ..trained
+    };
+    let error = write_model(folder.path(), &stranger).unwrap_err().to_string();
+    assert!(error.contains("plans.json: belongs to another model"), "{error}");
     let second = Trained {
         fold: Fold::Number(1),
         ..trained
     };
     write_model(folder.path(), &second).unwrap();
     assert_eq!(Model::open(folder.path(), &[]).unwrap().predictor.networks.len(), 2);
-    let stranger = Trained {
-        plans: &json!({}),
-        ..trained
-    };
     let error = write_model(folder.path(), &stranger).unwrap_err().to_string();
     assert!(
         error.contains("plans.json: belongs to another model") && error.contains("choose another folder"),

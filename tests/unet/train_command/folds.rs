@@ -88,9 +88,12 @@ fn all_cases_are_those_of_every_fold_and_those_that_none_names() {
 #[test]
 fn held_out_cases_that_are_segmented_stay_until_the_network_is_another() {
     let phantoms = ready();
-    let course = ["--epochs", "1", "--iterations", "1", "--fold", "all"];
+    let names = ["phantom_000", "phantom_001", "phantom_002"];
+    let splits = json!([{"train": names[2..], "val": names[..2]}]);
+    fs::write(phantoms.at("pre/splits_final.json"), splits.to_string()).unwrap();
+    let course = ["--epochs", "1", "--iterations", "1", "--no-mirroring"];
     trained(&phantoms, "pre", "model", &course).expect(0, &[]);
-    let folder = phantoms.at("model/fold_all/validation");
+    let folder = phantoms.at("model/fold_0/validation");
     let made = |number: usize| {
         fs::metadata(folder.join(format!("phantom_00{number}.nii.gz")))
             .unwrap()
@@ -100,10 +103,10 @@ fn held_out_cases_that_are_segmented_stay_until_the_network_is_another() {
     let before = [made(0), made(1)];
     fs::remove_file(folder.join("summary.json")).unwrap();
     fs::remove_file(folder.join("phantom_001.nii.gz")).unwrap();
-    trained(&phantoms, "pre", "model", &course).expect(0, &["fold_all: the held-out cases"]);
+    trained(&phantoms, "pre", "model", &course).expect(0, &["fold_0: the held-out cases"]);
     assert!(folder.join("summary.json").is_file() && made(0) == before[0] && made(1) > before[1]);
-    fs::remove_file(phantoms.at("model/fold_all/checkpoint_final.pth")).unwrap();
-    trained(&phantoms, "pre", "model", &course).expect(0, &["fold_all: trained"]);
+    fs::remove_file(phantoms.at("model/fold_0/checkpoint_final.pth")).unwrap();
+    trained(&phantoms, "pre", "model", &course).expect(0, &["fold_0: trained"]);
     assert!(made(0) > before[0], "it is of another network");
 }
 
