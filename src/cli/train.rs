@@ -46,7 +46,7 @@ pub struct TrainArgs {
     /// Time that training may take, such as 8h or 90m: fewer epochs if need be (default: any)
     #[arg(long, value_name = "TIME", help_heading = "Course")]
     pub time_budget: Option<String>,
-    /// End after so many epochs without a better Dice (default: never)
+    /// End after so many epochs without a better Dice, and keep the last network (default: never)
     #[arg(long, value_name = "N", help_heading = "Course")]
     pub patience: Option<usize>,
     /// Do not segment the held-out cases in the end (default: they go to fold_X/validation)

@@ -39,7 +39,7 @@ pub struct PlanArgs {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  hpc-seg preprocess Dataset701_LiverMR --plans plans/nnUNetPlans.json --out preprocessed\n\n\
-Written are OUT/dataset.json, nnUNetPlans.json and splits_final.json, for every case OUT/nnUNetPlans_3d_fullres/CASE.json and CASE.data, and OUT/gt_segmentations/CASE.nii.gz, its label as it is. Given again, the command \
+Written are OUT/dataset.json, nnUNetPlans.json and splits_final.json (that of DATASET, if it has one, else nnU-Net's five folds), for every case OUT/nnUNetPlans_3d_fullres/CASE.json and CASE.data, and OUT/gt_segmentations/CASE.nii.gz, its label as it is. Given again, the command \
 skips finished cases unless their files or the plans changed."
 )]
 pub struct PreprocessArgs {

@@ -14,7 +14,7 @@ use crate::unet::dataset::{CaseFiles, Dataset};
 use crate::unet::plan::Plans;
 use crate::unet::preprocess::preprocess;
 use crate::unet::splits::{Split, five_folds};
-use crate::{atomic_file, note, warning};
+use crate::{atomic_file, bad_input, note, warning};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -90,17 +90,39 @@ fn write_descriptions(out: &Path, dataset: &Dataset, plans: &Plans, tasks: &[Tas
     write_json(&out.join("nnUNetPlans.json"), &plans.to_json())?;
     let splits = out.join("splits_final.json");
     let names: Vec<String> = tasks.iter().map(|task| task.name.clone()).collect();
-    if splits.is_file() {
-        warn_of_other_cases(&splits, &names);
-        return Ok(());
+    let given = given_splits(&dataset.folder.join("splits_final.json"))?;
+    if !splits.is_file() {
+        write_json(&splits, &given.clone().unwrap_or_else(|| five_folds(&names)))?;
+    } else if given.is_some_and(|given| read_splits(&splits).is_none_or(|there| there != given)) {
+        warning!(
+            "{}: other folds than those in {}, which are not taken; remove the file to take them",
+            splits.display(),
+            dataset.folder.display()
+        );
     }
-    write_json(&splits, &five_folds(&names))
+    warn_of_other_cases(&splits, &names);
+    Ok(())
+}
+
+/// The data set's own folds, such as by patient, if it has some.
+fn given_splits(path: &Path) -> Result<Option<Vec<Split>>> {
+    match read_splits(path) {
+        None if path.is_file() => bad_input!(
+            "{}: cannot be read; it must hold [{{\"train\": [names], \"val\": [names]}}, ...], or be taken away",
+            path.display()
+        ),
+        splits => Ok(splits),
+    }
+}
+
+fn read_splits(path: &Path) -> Option<Vec<Split>> {
+    let splits: Vec<Split> = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    (!splits.is_empty()).then_some(splits)
 }
 
 /// Says which cases the folds name that the data set has no longer, and which it has that they do not name.
 fn warn_of_other_cases(path: &Path, names: &[String]) {
-    let splits = fs::read_to_string(path).ok();
-    let Some(splits) = splits.and_then(|text| serde_json::from_str::<Vec<Split>>(&text).ok()) else {
+    let Some(splits) = read_splits(path) else {
         return; // training says so
     };
     let of_folds: BTreeSet<&String> = splits.iter().flat_map(|split| split.train.iter().chain(&split.val)).collect();

@@ -97,6 +97,15 @@ impl Dataset {
         if !matches!(ending, ".nii.gz" | ".nii") {
             bad_input!("\"file_ending\" is {ending:?}; volumes are read from .nii.gz and .nii");
         }
+        let reader = json
+            .get("overwrite_image_reader_writer")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if reader.ends_with("WithReorient") {
+            bad_input!(
+                "\"overwrite_image_reader_writer\" is {reader:?}; volumes are taken as they are stored: reorient them, and leave the key out"
+            );
+        }
         let (labels, ignore) = labels_by_value(labels)?;
         Ok(Self {
             folder: folder.to_path_buf(),

@@ -34,7 +34,7 @@ fn budgets_change_the_plan_and_not_a_byte() {
     }
     assert!(results[0] == results[1] && results[0] == results[2]);
     assert!(planned[0] > planned[1] && planned[1] > planned[2], "{planned:?}");
-    let plan: Value = serde_json::from_str(&label("least", "5MiB", &["--dry-run", "--json"]).expect(0, &[]).stdout).unwrap();
+    let plan: Value = serde_json::from_str(&label("anew", "5MiB", &["--dry-run", "--json"]).expect(0, &[]).stdout).unwrap();
     assert_eq!(plan["cases"][0]["estimate"]["plan"]["spilled_query"], true, "{plan}");
     label("none", "4MiB", &[]).expect(1, &["device memory"]);
 }

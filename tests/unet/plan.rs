@@ -266,6 +266,62 @@ fn bad_plans_are_refused_with_the_file_and_the_reason() {
     }
 }
 
+/// What is said of these plans when they are read.
+fn complaint_of(json: &Value) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plans.json");
+    fs::write(&path, json.to_string()).unwrap();
+    format!("{:#}", Plans::read(&path).unwrap_err())
+}
+
+#[test]
+fn plans_that_ask_for_other_readers_resampling_or_layers_are_refused_by_the_key() {
+    let good = planned([1.0; 3], [64; 3], 2, 20).to_json();
+    let full = "/configurations/3d_fullres";
+    for (pointer, value, words) in [
+        (
+            format!("{full}/resampling_fn_data"),
+            json!("resample_torch_fornnunet"),
+            "\"resampling_fn_data\" is \"resample_torch_fornnunet\"",
+        ),
+        (
+            format!("{full}/resampling_fn_seg_kwargs/order"),
+            json!(0),
+            "\"resampling_fn_seg_kwargs/order\" is 0; known is 1",
+        ),
+        (
+            format!("{full}/preprocessor_name"),
+            json!("Mine"),
+            "\"preprocessor_name\" is \"Mine\"",
+        ),
+        (
+            "/image_reader_writer".to_owned(),
+            json!("NibabelIOWithReorient"),
+            "known is \"SimpleITKIO\" or \"NibabelIO\"",
+        ),
+        (
+            format!("{full}/architecture/arch_kwargs/nonlin"),
+            json!("torch.nn.ReLU"),
+            "\"nonlin\" is \"torch.nn.ReLU\"; known is LeakyReLU",
+        ),
+        (
+            format!("{full}/architecture/arch_kwargs/nonlin_kwargs"),
+            json!({"negative_slope": 0.1}),
+            "negative_slope\" is 0.1",
+        ),
+        (
+            format!("{full}/architecture/arch_kwargs/norm_op_kwargs/eps"),
+            json!(1e-3),
+            "eps\" is 0.001",
+        ),
+    ] {
+        let mut json = good.clone();
+        *json.pointer_mut(&pointer).unwrap() = value;
+        let text = complaint_of(&json);
+        assert!(text.contains(words), "{pointer}: {text}");
+    }
+}
+
 #[test]
 fn bad_data_sets_are_refused_with_the_reason() {
     let complaint = |json: Value| format!("{:#}", Dataset::of(Path::new("d"), &json).unwrap_err());
@@ -280,6 +336,8 @@ fn bad_data_sets_are_refused_with_the_reason() {
     assert!(complaint(ending).contains(".nii.gz"));
     let names = json!({"channel_names": {"1": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii"});
     assert!(complaint(names).contains("numbered"));
+    let reorient = json!({"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii", "overwrite_image_reader_writer": "NibabelIOWithReorient"});
+    assert!(complaint(reorient).contains("reorient them"));
     let good =
         json!({"channel_names": {"0": "noNorm", "1": "T1"}, "labels": {"background": "0", "a": [1], "ignore": 2}, "file_ending": ".nii"});
     let dataset = Dataset::of(Path::new("d"), &good).unwrap();

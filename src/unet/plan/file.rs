@@ -1,5 +1,7 @@
 //! Plans as nnU-Net's JSON: all of its spellings are read, its newest is written.
 
+mod only;
+
 use super::{CONFIGURATION, Configuration, Normalisation, Plans, Scheme};
 use crate::bad_input;
 use crate::unet::architecture::{Architecture, Family};
@@ -15,6 +17,7 @@ const DEEPEST: usize = 16;
 
 pub(super) fn read(json: &Value) -> Result<Plans> {
     let configuration = configuration_named(json, CONFIGURATION, 0)?;
+    only::check(json, &configuration)?;
     let axes = |key: &str| match get::<[usize; 3]>(json, key) {
         Ok(axes) if (0..3).all(|axis| axes.contains(&axis)) => Ok(axes),
         _ => bad_input!("{key:?} must be an order of the axes 0, 1, 2"),

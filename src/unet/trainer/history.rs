@@ -56,14 +56,6 @@ impl History {
         self.epochs.iter().scan(None, next).collect()
     }
 
-    /// Whether the last epoch's running mean is higher than any before; epoch 0 is the best so far.
-    pub fn last_is_best(&self) -> bool {
-        let running = self.running_dice();
-        let Some((last, before)) = running.split_last() else { return false };
-        let best = before.iter().copied().flatten().fold(f64::NEG_INFINITY, f64::max);
-        before.is_empty() || last.is_some_and(|last| last > best)
-    }
-
     /// Epochs since the best one.
     pub fn epochs_since_best(&self) -> usize {
         let running = self.running_dice();
@@ -231,9 +223,6 @@ mod tests {
 
     #[test]
     fn the_best_epoch_is_that_of_the_highest_running_dice() {
-        assert!(history(&[None]).last_is_best(), "epoch 0 always is");
-        assert!(history(&[Some(0.5), Some(0.6)]).last_is_best());
-        assert!(!history(&[Some(0.5), Some(0.5)]).last_is_best(), "strictly");
         assert_eq!(history(&[Some(0.5), Some(0.6), Some(0.1), Some(0.1)]).epochs_since_best(), 2);
         assert_eq!(history(&[]).epochs_since_best(), 0);
     }

@@ -118,3 +118,20 @@ fn a_case_that_cannot_be_preprocessed_keeps_training_from_beginning_and_that_is_
     trained(&good, "data", "model", &with(&plans, "0", &[])).expect(2, &["nothing was trained", "failed.csv"]);
     assert!(!good.at("model/fold_0").exists());
 }
+
+#[test]
+fn folds_of_the_data_set_are_taken() {
+    let phantoms = data_set(5, [16, 64, 64]);
+    plan(&phantoms, "plans", &SMALL).expect(0, &[]);
+    let names = ["phantom_000", "phantom_001", "phantom_002", "phantom_003", "phantom_004"];
+    let own = phantoms.at("data/splits_final.json");
+    let splits = json!([{"train": names[..3], "val": names[3..]}]);
+    fs::write(&own, splits.to_string()).unwrap();
+    super::preprocessed(&phantoms, &[]).expect(0, &["5 done"]);
+    let taken: Value = serde_json::from_slice(&fs::read(phantoms.at("pre/splits_final.json")).unwrap()).unwrap();
+    assert_eq!(taken, splits);
+    fs::write(&own, json!([{"train": names[1..], "val": names[..1]}]).to_string()).unwrap();
+    super::preprocessed(&phantoms, &[]).expect(0, &["other folds than those in"]);
+    fs::write(&own, "[]").unwrap();
+    super::preprocessed(&phantoms, &[]).expect(2, &["data/splits_final.json: cannot be read"]);
+}
