@@ -2,6 +2,7 @@
 
 use super::{Answer, Phantoms, change_voxels, keep_slices};
 use crate::cohort::files_below;
+use hpc_seg::cohort::presence::Presence;
 use hpc_seg::weights::Checkpoint;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -424,6 +425,32 @@ fn what_is_lost_is_made_again_and_what_is_broken_has_its_remedy() {
     assert!(last.is_file());
     run(&phantoms, "out", &["--rounds", "1", "--redo"]).expect(0, &["phantom_004 takes part no longer"]);
     assert!(!last.exists() && phantoms.at("out/pseudo_labels/round_1/phantom_003.nii.gz").is_file());
+}
+
+#[test]
+fn a_run_waits_while_another_kind_of_device_labels() {
+    let phantoms = cohort();
+    let labels = phantoms.at("out/pseudo_labels/round_0");
+    fs::create_dir_all(&labels).unwrap();
+    let mut other = Presence::enter(&labels).unwrap();
+    other.let_others_in("of another kind").unwrap();
+    let case = other.claim("phantom_002").unwrap();
+    let said = phantoms.at("said");
+    let mut child = command(&phantoms, "out", &["--rounds", "1"]);
+    let mut child = child
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_secs(4));
+    assert!(child.try_wait().unwrap().is_none(), "{}", fs::read_to_string(&said).unwrap());
+    assert!(!phantoms.at("out/pseudo_labels/round_0/phantom_003.nii.gz").exists());
+    drop((case, other));
+    assert!(child.wait().unwrap().success(), "{}", fs::read_to_string(&said).unwrap());
+    let said = fs::read_to_string(&said).unwrap();
+    // Looked at once, and again when the others had gone; not in between.
+    assert_eq!(said.matches("] label:").count(), 2, "{said}");
+    assert!(said.contains("3 done"), "{said}");
 }
 
 #[test]
