@@ -11,12 +11,10 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// A file that the run would refuse to replace, and a journal that cannot be read.
 pub fn outlook<T>(out: &Path, tasks: &[Task<T>], conditions: &Conditions) -> Result<Vec<Status>> {
-    let foreign = |history: &History| foreign_file(out, history, tasks.iter());
-    if foreign(&History::of(out)?).is_some() {
-        // Unless another process has begun with it meanwhile.
-        refuse(out, foreign(&History::of(out)?))?;
-    }
-    let history = History::of(out)?;
+    let is_there = |task: &&Task<T>| task.outputs_in(out).iter().any(|path| path.exists());
+    let found: Vec<&Task<T>> = tasks.iter().filter(is_there).collect();
+    let history = History::of(out)?; // after that: another process may have begun with them
+    refuse(out, foreign_file(out, &history, found.into_iter()))?;
     let mut hashes = history.hashes();
     let mut status = |task: &Task<T>| {
         // Files of a case that is new need not be hashed.
