@@ -65,6 +65,8 @@ pub struct Case {
     pub reference: PathBuf,
     /// By class; the same classes for all cases.
     pub scores: BTreeMap<u16, Score>,
+    /// Labels of the reference that were not asked for.
+    pub left_out: Vec<u16>,
 }
 
 /// What came out.
@@ -221,6 +223,8 @@ impl Request {
             overlap: overlaps.of(class),
             values: of_class(measures, maps, &overlaps, class),
         };
+        let is_left_out = |class: &u16| overlaps.of(*class).referred() > 0 && !classes.contains(class) && self.ignored != Some(*class);
+        let left_out = overlaps.classes().filter(is_left_out).collect();
         // Class 0 is nobody's; it carries the number of compared voxels to the classes that this case lacks.
         let scores = classes.into_iter().chain([0]).map(|class| (class, score(class))).collect();
         Ok(Case {
@@ -229,6 +233,7 @@ impl Request {
             prediction: prediction.clone(),
             reference: reference.clone(),
             scores,
+            left_out,
         })
     }
 

@@ -4,9 +4,9 @@
 
 use crate::{atomic_file, sha256, warning};
 use anyhow::Result;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{env, fs};
 
 /// First line of a file; the second is the digest of what follows.
 const HEAD: &str = "hpc-seg cubin 1\n";
@@ -26,11 +26,13 @@ impl KernelCache {
         }
     }
 
-    /// `$XDG_CACHE_HOME/hpc-seg/kernels`, `$HOME/.cache/hpc-seg/kernels`, or a folder for temporary files.
+    /// `$XDG_CACHE_HOME/hpc-seg/kernels`, `.cache/hpc-seg/kernels` in the home folder (`$HOME`, else as the system knows it), or, of a user without one, a
+    /// folder for temporary files, which others may have put files into.
     pub fn default_folder() -> PathBuf {
-        let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-        let root = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
-        root.unwrap_or_else(std::env::temp_dir).join("hpc-seg").join("kernels")
+        let absolute = |folder: Option<PathBuf>| folder.filter(|path| path.is_absolute());
+        let root = absolute(env::var_os("XDG_CACHE_HOME").map(PathBuf::from));
+        let root = root.or_else(|| absolute(env::home_dir()).map(|home| home.join(".cache")));
+        root.unwrap_or_else(env::temp_dir).join("hpc-seg").join("kernels")
     }
 
     /// The name of the file for these parts of a key. No two lists of parts have the same.

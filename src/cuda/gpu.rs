@@ -2,10 +2,11 @@
 //! anything else, since cudarc panics where it is missing.
 
 mod context;
+mod library;
 mod staging;
 mod streams;
 
-pub use context::{GpuInfo, check_driver, devices, is_driver_installed};
+pub use library::{GpuInfo, check_driver, devices, is_driver_installed};
 pub(super) use streams::CudaGraph;
 
 use super::cache::KernelCache;
@@ -16,8 +17,9 @@ use super::graph::{Graph, Recorded, refusal};
 use super::sources;
 use super::transfer::{PinnedBuffer, Transfer, check_host};
 use anyhow::{Context as _, Result, bail, ensure};
-use context::{Context, done};
+use context::Context;
 use cudarc::driver::sys;
+use library::done;
 use staging::Ring;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_int};

@@ -6,6 +6,7 @@ use crate::metrics::measures::Preset;
 use crate::ssl::places::read_made;
 use crate::ssl::round::write_if_changed;
 use crate::ssl::work::{ENDING, Work, link, words};
+use crate::warning;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -56,6 +57,10 @@ impl Work<'_> {
             seed: self.settings.seed,
         };
         let evaluation = self.device.install(|| request.run(self.stop))?;
+        let unknown: BTreeSet<u16> = evaluation.cases.iter().flat_map(|case| &case.left_out).copied().collect();
+        if !unknown.is_empty() {
+            warning!("references of test cases hold labels that no labelled volume has, which are not compared: {unknown:?}");
+        }
         write_if_changed(&self.places.test_scores(round), &evaluation.json())?;
         Ok(evaluation.failed.len())
     }

@@ -150,3 +150,22 @@ fn one_of_several_processes() {
         }
     }
 }
+
+#[test]
+fn without_home_kernels_are_kept_in_the_users_own_folder_and_not_in_everybodys() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "cuda::cache::a_process_without_home", "--ignored"]);
+    command.env_remove("HOME").env_remove("XDG_CACHE_HOME");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+#[ignore = "run by without_home_kernels_are_kept_in_the_users_own_folder_and_not_in_everybodys"]
+fn a_process_without_home() {
+    let folder = KernelCache::default_folder();
+    match std::env::home_dir() {
+        Some(home) => assert_eq!(folder, home.join(".cache/hpc-seg/kernels")),
+        None => println!("skipped: the system knows no home of this user"),
+    }
+}

@@ -396,13 +396,14 @@ fn what_is_lost_is_made_again_and_what_is_broken_has_its_remedy() {
     fs::copy(test.join("labelsTs/test_002.nii.gz"), test.join("labelsTs/other.nii.gz")).unwrap();
     fs::copy(test.join("imagesTs/test_002_0000.nii.gz"), test.join("imagesTs/alone_0000.nii.gz")).unwrap();
     keep_slices(&test.join("labelsTs/test_003.nii.gz"), 0..5);
+    change_voxels(&test.join("labelsTs/test_002.nii.gz"), |labels| labels[0] = 7.0);
     let with_test = ["--rounds", "1", "--test", test.to_str().unwrap()];
     // A test case that cannot be compared is told of each time; what is no test case too.
     let told = [
         "images without a reference are no test cases: alone",
         "references without an image are not compared",
     ];
-    run(&phantoms, "out", &with_test).expect(3, &[&told[..], &["test_003 failed"]].concat());
+    run(&phantoms, "out", &with_test).expect(3, &[&told[..], &["test_003 failed", "not compared: {7}"]].concat());
     run(&phantoms, "out", &with_test).expect(3, &told);
     // A network of the product, and what a fold made of a case that it never saw.
     let network = phantoms.at("out/model/fold_1/checkpoint_final.pth");

@@ -1,6 +1,7 @@
 //! What runs in the order of streams: the streams, pinned memory, transfers with the events that order them, and graphs.
 
-use super::context::{Context, done};
+use super::context::Context;
+use super::library::done;
 use crate::cuda::transfer::{HostMemory, Pending, PinnedBuffer};
 use anyhow::Result;
 use cudarc::driver::sys;
