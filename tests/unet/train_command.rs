@@ -87,10 +87,16 @@ fn a_data_set_becomes_a_model_that_predicts() {
     trained(&phantoms, "data", "model", &anew).expect(0, &["fold_0: trained"]);
     assert!(!phantoms.at("model/fold_0/validation").exists() && !decided.exists());
     trained(&phantoms, "data", "model", &course).expect(0, &["fold_0: was finished before", "fold_0: the held-out cases"]);
+    let held_out = fs::read_dir(phantoms.at("model/fold_0/validation")).unwrap();
+    let mut names = held_out.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let name = names.find(|name| name.ends_with(".nii.gz")).unwrap();
+    let image = name.replace(".nii.gz", "_0000.nii.gz");
+    fs::create_dir(phantoms.at("images")).unwrap();
+    fs::copy(phantoms.at("data/imagesTr").join(&image), phantoms.at("images").join(&image)).unwrap();
     let predicted = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
         command.args(["predict", "--model"]).arg(phantoms.at("model"));
-        command.arg("--input").arg(phantoms.at("data/imagesTr"));
+        command.arg("--input").arg(phantoms.at("images"));
         command.arg("--out").arg(phantoms.at("predicted")).args(more);
         Answer::of(command.output().unwrap())
     };
@@ -98,11 +104,8 @@ fn a_data_set_becomes_a_model_that_predicts() {
     // A copy that was put aside is no network of the model.
     fs::create_dir(phantoms.at("model/fold_0.old")).unwrap();
     fs::write(phantoms.at("model/fold_0.old/checkpoint_final.pth"), "").unwrap();
-    predicted(&[]).expect(0, &["fold_0.old: is left out", "5 done"]);
+    predicted(&[]).expect(0, &["fold_0.old: is left out", "1 done"]);
     // The held-out case's prediction is that of `predict`.
-    let held_out = fs::read_dir(phantoms.at("model/fold_0/validation")).unwrap();
-    let mut names = held_out.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let name = names.find(|name| name.ends_with(".nii.gz")).unwrap();
     let of = |folder: &str| crate::e2e::read(&phantoms.at(folder).join(&name)).1;
     assert!(of("predicted") == of("model/fold_0/validation"));
 }
