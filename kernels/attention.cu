@@ -137,7 +137,7 @@ DEV void product_scores(float (&s)[KEYS / 8][4], const u32 (&q)[SHARED_QUERIES ?
 
 // Of the last tile, which begins with key `first`: padding's key stands for `copies` of them, and after it there is none.
 DEV void bound(float (&s)[KEYS / 8][4], int first, int count, int copies, float scale) {
-    const float raised = copies > 0 ? log2f((float)copies) / scale : 0.f;
+    const float raised = copies > 0 ? __fdividef(log2f((float)copies), scale) : 0.f;
 #pragma unroll
     for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll

@@ -13,13 +13,13 @@
 // tables and tokens are read from memory about once and else from L2.
 // Flops: 4 . 64 per query and token (the first product by eights, the second by sixteens: 19 tokens at a position cost 24 and 32). Bytes from L2 per query and position: 128 / STRIP (Y) + 128 / height (X)
 // + 1 per token; from shared memory 64 bytes per clock at the full rate of the tensor cores (half of what there is, because a fragment of tokens serves 32 queries).
-// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores; on sm_120 a few bytes are spilled (NVRTC 12.9: 24 stored, 48 loaded). Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80; 96 KiB with
+// Registers: 64 sums, 32 Y, 32 X + Y, 32 scores; on sm_120 a few bytes are spilled (NVRTC 12.9: 8 stored, 8 loaded). Shared memory 160 KiB: one block of 8 warps per multiprocessor of sm_80; 96 KiB with
 // strips of 2 columns, for sm_86, sm_89 and sm_120, which read Y twice as often and share a tile between two positions at most.
 // Accuracy: operands are f16, not bf16, at the same speed: tokens are bf16, which f16 holds exactly (from 6e-5 to 65504), and X + Y, token + place, and weights gain 3 bits. With bf16
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp. The sums of the first product start from a position's biases less the reference.
-// Instructions of a warp (benches/sass.py, sm_90a): 74 for a position's X + Y and biases, and for its tokens 210 (17 to 24), 239 (to 32), 383 (41 to 48), 478 (57 to 64); before, with
-// the shift added later, tails by sixteen and an address worked out for each ldmatrix: 84, and 385, 333, 541, 666. A position of 17 to 32 tokens has half a tile's 165 besides.
+// Instructions of a warp (benches/sass.py, sm_90a): 62 for a position's X + Y and biases, and for its tokens 210 (17 to 24), 239 (to 32), 383 (41 to 48), 478 (57 to 64); before, with
+// the shift added later, tails by sixteen and an address worked out for each ldmatrix: 84 (of which four loads of biases, each of eight cache lines, were waited for), and 385, 333, 541, 666. A position of 17 to 32 tokens has half a tile's 165 besides.
 // Not timed on a GPU since.
 // Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
 // A position then cost 1.6 us per block whatever its tokens, see benches/runs/2026-11-27-h200; that several share a tile is since then, and has not been timed on a GPU.
@@ -247,6 +247,9 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
     // Worked out at each use: registers are dear.
     auto row = [&](int i) { return (lane_row + min(first_query + 8 * i, positions - 1)) * coordinates; };
     auto fragment = [&](int i, int coordinate, int part) { return ((const uint4*)(tables + (size_t)(row(i) + coordinate) * M))[part * 4 + lane % 4]; };
+    // Lane t of a quad fetches the biases of row t of the four, and the others ask it: rows are neighbours in memory, so that a warp's are one access.
+    const float* own_biases = biases + lane_row + min(first_query + lane % 4 * 8, positions - 1);
+    auto own_bias = [&](int coordinate) { return own_biases[coordinate * (lane_count * positions)]; };
     Cursor at = {x0, y0, 0};
     if (at.y < y1) fetch_at(0, at);
     for (int x = x0; x < x1; x++)
@@ -256,12 +259,11 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
     Rows rows = {};
     rows.limit = ANY_SCORE;
     uint4 of_y[8];
-    float base_y[4];  // of the next row: on their way while this one is computed
+    float bias_y = 0.f;  // and of_y: of the next row, on their way while this one is computed
     auto start_row = [&](int y) {
 #pragma unroll
         for (int i = 0; i < 8; i++) of_y[i] = fragment(i / 2, width + y, i % 2);
-#pragma unroll
-        for (int i = 0; i < 4; i++) base_y[i] = biases[row(i) + width + y];
+        bias_y = own_bias(width + y);
     };
     if (at.y < y1) start_row(at.y);
     for (int buffer = 0; at.y < y1; buffer ^= 1) {
@@ -272,6 +274,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
             if (next.x == x1) next.x = x0, next.y++;
         }
         bf16 *key_tile = keys + buffer * TILE, *value_tile = values + buffer * TILE;
+        float bias_x = own_bias(at.x);  // of the next position: on its way while a tile is turned
         cp_async_wait<0>();
         convert(key_tile, value_tile, at.first, span > 1 ? TOKENS : spatial);
         __syncthreads();  // the tile is there for all, and all have read the one before, whose place is filled next
@@ -280,9 +283,6 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
         for (int ahead = 0; ahead < span; ahead++) {
             if (at.first == 0) {
                 const uint4* of_x = strip + (at.x - x0 + ahead) * (8 * THREADS) + threadIdx.x;
-                float base_x[4];  // from L1, but in the first row
-#pragma unroll
-                for (int i = 0; i < 4; i++) base_x[i] = biases[row(i) + at.x + ahead];
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     // Row i / 2 of the thread is half i / 2 % 2 of 16 queries; a piece has the two pairs of each of two steps.
@@ -293,9 +293,10 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
                     second[i / 2 % 2] = v.z, second[i / 2 % 2 + 2] = v.w;
                 }
 #pragma unroll
-                for (int i = 0; i < 4; i++) rows.shift[i] = base_x[i] + base_y[i] - rows.reference[i];
+                for (int i = 0; i < 4; i++) rows.shift[i] = __shfl_sync(WHOLE_WARP, bias_x + bias_y, i, 4) - rows.reference[i];
             }
             if (ahead + 1 == span && next.y != at.y && next.y < y1) start_row(next.y);
+            if (ahead + 1 < span) bias_x = own_bias(at.x + ahead + 1);
             int from = ahead << shift;
             for (int left = min(count, TOKENS); left > 0; left -= 32, from += 32) attend_to_some(key_tile, value_tile, from, left, rows);
         }

@@ -2,7 +2,7 @@
 // First of the three kernels of src/ops/memory_attention.rs.
 //
 // q [rows, D] bf16; weight [2, 80, D / 2] f16: of each half 64 rows of W^T, the bias, and zeros; turns [longest side, D / 4] of (cosine, sine) f32.
-// tables [rows, width + height, 64] f16, all X and then all Y, and biases [rows, width + height] f32 (b R^-1 q), both times `scale` = log2(e) / sqrt(D).
+// tables [rows, width + height, 64] f16, all X and then all Y, and biases [width + height, rows] f32 (b R^-1 q), both times `scale` = log2(e) / sqrt(D).
 // The 128 bytes of a row and coordinate stand as memory_attention.cu's fragments want them: [half of the channels][lane of a quad][4 pairs], where pair i of lane t
 // holds channels 32 half + 8 i + 2 t + {0, 1}: exactly what this kernel's sums are, so that both sides move 16 bytes at a time.
 // Parallelisation: a block takes 64 rows (16 per warp), one half and COORDINATES coordinates; the weights stay in shared memory, q in registers as fragments, in which
@@ -83,7 +83,7 @@ KERNEL __launch_bounds__(THREADS) ENTRY(const bf16* q, const bf16* weight, const
                     for (int i = 0; i < 4; i++) v[i] = pack_f16(sum[c][part * 4 + i][2 * h] * scale, sum[c][part * 4 + i][2 * h + 1] * scale);
                     out[part * 4] = make_uint4(v[0], v[1], v[2], v[3]);
                 }
-                if (lane % 4 == 0) biases[at] = sum[c][8][2 * h] * scale;
+                if (lane % 4 == 0) biases[(size_t)(half * width + coordinate + c) * rows + row + 8 * h] = sum[c][8][2 * h] * scale;
             }
     }
 }

@@ -1,7 +1,7 @@
 // take: a finished class into the result: mean probability, the largest binary entropy, the most probable label; and how far the runs agree.
 // Twin of Ensemble::take of src/tffs/ensemble.rs.
 //
-// sum [voxels] u32 in units of 2^-24 of `runs` runs, votes [voxels] u16; best, uncertainty [voxels] f32, label [voxels] u8: in place; mean [voxels] f32, or null.
+// sum [voxels] u32 in units of 2^-24 of `runs` runs, votes [voxels] u16; best, uncertainty [voxels] f32, label [voxels] u8: in place, zeros at first; mean [voxels] f32, or null.
 // partial [blocks, 2] u32: of each block's CHUNK voxels the sums of votes (votes - 1) and of votes (below 2^32 while votes <= 255); the host adds them in 64 bits.
 // Mean and entropy in f64, as there: the mean, and with it the label, has the same bits; the entropy may differ by one unit in its last place (log).
 // Parallelisation: a block takes CHUNK voxels, a thread 4 at a time; sums by shuffles, then over warps in shared memory. Integers: no order to keep.
@@ -21,10 +21,10 @@ DEV float entropy(float mean) {
     return (float)fmax(-(p * log(p + 1e-8) + q * log(q + 1e-8)), 0.0);
 }
 
-DEV void take_voxel(u32 sum, double unit, int kind, float& best, u8& label, float& uncertainty, float& mean) {
+DEV void take_voxel(u32 sum, double unit, int kind, float threshold, float& best, u8& label, float& uncertainty, float& mean) {
     mean = unit > 0.0 ? (float)(sum / unit) : 0.f;
     uncertainty = fmaxf(uncertainty, entropy(mean));
-    if (mean > best) best = mean, label = (u8)kind;
+    if (mean > fmaxf(best, threshold)) best = mean, label = (u8)kind;
 }
 
 DEV u32 warp_total(u32 v) {
@@ -32,7 +32,7 @@ DEV u32 warp_total(u32 v) {
     return v;
 }
 
-KERNEL __launch_bounds__(THREADS) ENTRY(const u32* sum, const u16* votes, float* best, u8* label, float* uncertainty, float* mean, u32* partial, int voxels, int runs, int kind) {
+KERNEL __launch_bounds__(THREADS) ENTRY(const u32* sum, const u16* votes, float* best, u8* label, float* uncertainty, float* mean, u32* partial, int voxels, int runs, int kind, float threshold) {
     SMEM(u32, totals, [2][THREADS / LANES]);
     const double unit = 16777216.0 * runs;
     u32 shared = 0, all = 0;
@@ -44,10 +44,10 @@ KERNEL __launch_bounds__(THREADS) ENTRY(const u32* sum, const u16* votes, float*
             float4 b = *(const float4*)(best + at), u = *(const float4*)(uncertainty + at), m;
             u32 labels = *(const u32*)(label + at);
             u8 l[4] = {(u8)labels, (u8)(labels >> 8), (u8)(labels >> 16), (u8)(labels >> 24)};
-            take_voxel(sums.x, unit, kind, b.x, l[0], u.x, m.x);
-            take_voxel(sums.y, unit, kind, b.y, l[1], u.y, m.y);
-            take_voxel(sums.z, unit, kind, b.z, l[2], u.z, m.z);
-            take_voxel(sums.w, unit, kind, b.w, l[3], u.w, m.w);
+            take_voxel(sums.x, unit, kind, threshold, b.x, l[0], u.x, m.x);
+            take_voxel(sums.y, unit, kind, threshold, b.y, l[1], u.y, m.y);
+            take_voxel(sums.z, unit, kind, threshold, b.z, l[2], u.z, m.z);
+            take_voxel(sums.w, unit, kind, threshold, b.w, l[3], u.w, m.w);
             *(float4*)(best + at) = b;
             *(float4*)(uncertainty + at) = u;
             *(u32*)(label + at) = l[0] | (u32)l[1] << 8 | (u32)l[2] << 16 | (u32)l[3] << 24;
@@ -58,7 +58,7 @@ KERNEL __launch_bounds__(THREADS) ENTRY(const u32* sum, const u16* votes, float*
         } else {
             for (u64 i = at; i < (u64)voxels; i++) {
                 float m;
-                take_voxel(sum[i], unit, kind, best[i], label[i], uncertainty[i], m);
+                take_voxel(sum[i], unit, kind, threshold, best[i], label[i], uncertainty[i], m);
                 if (mean) mean[i] = m;
                 const u32 v = votes[i];
                 shared += v * (v - (v > 0)), all += v;

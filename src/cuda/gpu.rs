@@ -32,6 +32,8 @@ const CONTEXT_BYTES: usize = 1 << 30;
 
 /// Copies to the GPU up to this are not waited for.
 const STAGED_BYTES: usize = 1 << 20;
+/// Of pageable memory up to this the driver takes a copy before a call returns; before it takes more, it may wait for the stream.
+const ASIDE_BYTES: usize = 64 << 10;
 /// Pinned memory that they go through, many of them before it is full.
 const RING_BYTES: usize = 8 << 20;
 /// In such pieces a GPU's memory is given to code.
@@ -84,10 +86,7 @@ impl Gpu {
         let context = Arc::new(Context::open(number, multiprocessors)?);
         let streams = Arc::new(Streams::new(&context)?);
         let (free, total) = context.free_and_total()?;
-        let ring = match context.info.reads_host_memory {
-            true => PinnedHost::new(&context, RING_BYTES).ok().map(Ring::new),
-            false => None,
-        };
+        let ring = PinnedHost::new(&context, RING_BYTES).ok().map(Ring::new);
         Ok(Self {
             cubins: Cubins::new(cache, &context.info.architecture, context.info.limits.shared_bytes)?,
             context,
@@ -195,10 +194,13 @@ impl Driver for Gpu {
         };
         if from.len() <= STAGED_BYTES {
             // `from` may be gone after the call. Kernels go on meanwhile.
-            if let Some(ring) = lock(&self.ring).as_mut() {
+            let takes_copy = !self.context.info.reads_host_memory;
+            if !(takes_copy && from.len() <= ASIDE_BYTES)
+                && let Some(ring) = lock(&self.ring).as_mut()
+            {
                 return copy(ring.put(from, || self.streams.wait_for(stream))?);
             }
-            if !self.context.info.reads_host_memory {
+            if takes_copy {
                 // `from` may be pinned, and would then be read later; pageable memory, as this is, the driver copies aside before the call returns.
                 let pageable = from.to_vec();
                 return copy(&pageable);

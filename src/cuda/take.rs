@@ -12,20 +12,21 @@ const CHUNK: usize = 4096;
 /// Runs whose votes a block can add up in 32 bits; the most a sum of probabilities can hold, too.
 const MAX_RUNS: usize = 255;
 
-/// A class of `runs` runs, with this label.
+/// A class of `runs` runs, with this label, and what its probability must exceed: 0 or more.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Take {
     pub voxels: usize,
     pub runs: usize,
     pub class: u8,
+    pub threshold: f32,
 }
 
 /// The result in the making, `[voxels]` each.
 #[derive(Clone, Copy)]
 #[allow(missing_docs)]
 pub struct Labels<'a> {
-    /// f32; the threshold to begin with.
+    /// f32; 0 to begin with.
     pub best: &'a Buffer,
     /// u8; 0 to begin with.
     pub label: &'a Buffer,
@@ -56,7 +57,12 @@ impl Take {
         mean: Option<(&Buffer, usize)>,
         partial: &Buffer,
     ) -> Result<()> {
-        let Self { voxels, runs, class } = *self;
+        let Self {
+            voxels,
+            runs,
+            class,
+            threshold,
+        } = *self;
         let problem = format!("voxels {voxels} runs {runs} class {class}");
         ensure!(runs <= MAX_RUNS, "take ({problem}): at most {MAX_RUNS} runs");
         super::check_bytes(&problem, "sum", sum, &[voxels, 4])?;
@@ -82,7 +88,8 @@ impl Take {
             .pointer(partial.pointer())
             .int(super::int(&problem, voxels)?)
             .int(super::int(&problem, runs)?)
-            .int(i32::from(class));
+            .int(i32::from(class))
+            .float(threshold);
         let shape = Shape {
             blocks: [u32::try_from(self.blocks())?, 1, 1],
             threads: THREADS as u32,
@@ -136,6 +143,7 @@ mod tests {
             voxels: 1,
             runs: 3,
             class: 1,
+            threshold: 0.5,
         };
         assert!((take.agreement((6, 3)) - 1.0).abs() < f64::EPSILON);
         assert!((take.agreement((0, 3)) - 0.0).abs() < f64::EPSILON);

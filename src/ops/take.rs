@@ -1,6 +1,6 @@
 //! `take`: a class whose runs are summed joins the maps: its mean probability against the best so far, and the uncertainty it adds.
 //!
-//! Shapes: sums and maps [N, H, W] in memory order. p = sum / (2^24 runs); a voxel takes the class if p exceeds the best probability so far (at first the threshold);
+//! Shapes: sums and maps [N, H, W] in memory order. p = sum / (2^24 runs); a voxel takes the class if p exceeds the threshold and the best probability so far;
 //! uncertainty = max over classes of the binary entropy of p, in nats. Source: Algorithm 2.
 
 use super::Cost;
@@ -17,6 +17,7 @@ use rayon::prelude::*;
 pub struct Maps {
     place: Place,
     voxels: usize,
+    threshold: f32,
 }
 
 enum Place {
@@ -42,7 +43,7 @@ pub struct Votes {
 }
 
 impl Maps {
-    /// No class anywhere; a class must exceed `threshold`.
+    /// No class anywhere; a class must exceed `threshold`, which is 0 or more.
     ///
     /// # Errors
     /// When the device's budget has no room for them.
@@ -50,22 +51,23 @@ impl Maps {
         let place = match device.cuda() {
             None => Place::Host {
                 label: vec![0; voxels],
-                best: vec![threshold; voxels],
+                best: vec![0.0; voxels],
                 uncertainty: vec![0.0; voxels],
             },
             Some(cuda) => {
-                let (label, uncertainty) = (cuda.arena.buffer(voxels)?, cuda.arena.buffer(4 * voxels)?);
-                label.clear()?;
-                uncertainty.clear()?;
+                let buffer = |bytes: usize| {
+                    let buffer = cuda.arena.buffer(bytes)?;
+                    buffer.clear().map(|()| buffer)
+                };
                 Place::Cuda {
-                    best: cuda.arena.filled(bytemuck::cast_slice(&vec![threshold; voxels]))?,
-                    label,
-                    uncertainty,
+                    label: buffer(voxels)?,
+                    best: buffer(4 * voxels)?,
+                    uncertainty: buffer(4 * voxels)?,
                     device: device.clone(),
                 }
             }
         };
-        Ok(Self { place, voxels })
+        Ok(Self { place, voxels, threshold })
     }
 
     /// Takes a class in and says how its runs voted; its mean probabilities are added to `probabilities` if they are wanted. Of equal probabilities the class taken
@@ -76,7 +78,9 @@ impl Maps {
     pub fn take(&mut self, class: u8, sums: &Sums, probabilities: Option<&mut Vec<f32>>) -> Result<Votes> {
         assert_eq!(sums.voxels(), self.voxels, "take: sums of another volume");
         match &mut self.place {
-            Place::Host { label, best, uncertainty } => Ok(on_cpu(class, sums, (label, best, uncertainty), probabilities)),
+            Place::Host { label, best, uncertainty } => {
+                Ok(on_cpu((class, self.threshold), sums, (label, best, uncertainty), probabilities))
+            }
             Place::Cuda {
                 device,
                 label,
@@ -84,7 +88,7 @@ impl Maps {
                 uncertainty,
             } => {
                 let result = kernel::Labels { best, label, uncertainty };
-                on_cuda(device, class, sums, self.voxels, result, probabilities)
+                on_cuda(device, (class, self.threshold), sums, result, probabilities)
             }
         }
     }
@@ -133,7 +137,7 @@ impl Maps {
 }
 
 fn on_cpu(
-    class: u8,
+    (class, threshold): (u8, f32),
     sums: &Sums,
     (label, best, uncertainty): (&mut [u8], &mut [f32], &mut [f32]),
     probabilities: Option<&mut Vec<f32>>,
@@ -144,7 +148,7 @@ fn on_cpu(
     voxels.with_min_len(4096).for_each(|(((label, best), uncertainty), &sum)| {
         let p = mean(sum, runs);
         *uncertainty = uncertainty.max(entropy(p));
-        if p > *best {
+        if p > best.max(threshold) {
             (*best, *label) = (p, class);
         }
     });
@@ -162,17 +166,18 @@ fn on_cpu(
 
 fn on_cuda(
     device: &Device,
-    class: u8,
+    (class, threshold): (u8, f32),
     sums: &Sums,
-    voxels: usize,
     result: kernel::Labels<'_>,
     probabilities: Option<&mut Vec<f32>>,
 ) -> Result<Votes> {
     let Some(cuda) = device.cuda() else { return Ok(Votes::default()) };
+    let voxels = sums.voxels();
     let problem = kernel::Take {
         voxels,
         runs: sums.runs(),
         class,
+        threshold,
     };
     let partial = cuda.arena.buffer(problem.partial_bytes())?;
     let mean = probabilities.is_some().then(|| cuda.arena.buffer(4 * voxels)).transpose()?;

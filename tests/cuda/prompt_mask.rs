@@ -16,7 +16,12 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
     ),
     ("taps beyond the last pixel", "prompt_mask.cu", " && pixel < SHRINK * side", ""),
     ("taps before the first pixel", "prompt_mask.cu", "pixel >= 0 && ", ""),
-    ("edges weigh as the middle does", "prompt_mask.cu", "? 3.5f : 4.f", "? 4.f : 4.f"),
+    (
+        "edges weigh as the middle does",
+        "prompt_mask.cu",
+        "? triangle / 3.5f",
+        "? triangle / 4.f",
+    ),
     (
         "the last row is none of the edges",
         "prompt_mask.cu",

@@ -19,7 +19,13 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
         "if (at + 4 <= (u64)voxels)",
         "if (at < (u64)voxels)",
     ),
-    ("the class taken last wins", "take.cu", "if (mean > best)", "if (mean >= best)"),
+    (
+        "the class taken last wins",
+        "take.cu",
+        "if (mean > fmaxf(best, threshold))",
+        "if (mean >= fmaxf(best, threshold))",
+    ),
+    ("no threshold", "take.cu", "fmaxf(best, threshold)", "best"),
     (
         "smallest uncertainty",
         "take.cu",
@@ -54,13 +60,18 @@ fn class(seed: usize, voxels: usize, runs: usize) -> (Vec<u32>, Vec<u16>) {
 }
 
 fn check_case(bench: &Bench, voxels: usize, runs: usize) -> Result<()> {
-    let (mut best, mut label, mut uncertainty) = (vec![THRESHOLD; voxels], vec![0_u8; voxels], vec![0_f32; voxels]);
+    let (mut best, mut label, mut uncertainty) = (vec![0_f32; voxels], vec![0_u8; voxels], vec![0_f32; voxels]);
     let buffers = (guarded(bench, &best), guarded(bench, &label), guarded(bench, &uncertainty));
     let aligned = voxels.next_multiple_of(4);
     let means = guarded(bench, &vec![f32::NAN; 2 * aligned]);
     for (number, kind) in [3_u8, 200, 7].into_iter().enumerate() {
         let (sum, votes) = class(number, voxels, runs);
-        let take = Take { voxels, runs, class: kind };
+        let take = Take {
+            voxels,
+            runs,
+            class: kind,
+            threshold: THRESHOLD,
+        };
         let mean: Vec<f32> = sum
             .iter()
             .map(|sum| {
@@ -73,7 +84,7 @@ fn check_case(bench: &Bench, voxels: usize, runs: usize) -> Result<()> {
             .collect();
         for (i, &p) in mean.iter().enumerate() {
             uncertainty[i] = uncertainty[i].max(entropy(p));
-            if p > best[i] {
+            if p > best[i].max(THRESHOLD) {
                 (best[i], label[i]) = (p, kind);
             }
         }

@@ -256,7 +256,9 @@ fn data_that_show_nothing_are_told_of() {
     let course = ["--epochs", "1", "--iterations", "1", "--no-validation", "--fold", "all"];
     trained(&phantoms, "pre", "model", &course).expect(0, &["no case has a labelled voxel", "fold_all: trained"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
-    command.args(["predict", "--no-mirroring", "--folds", "all", "--model"]).arg(phantoms.at("model"));
+    command
+        .args(["predict", "--no-mirroring", "--folds", "all", "--model"])
+        .arg(phantoms.at("model"));
     command.arg("--input").arg(phantoms.at("data/imagesTr"));
     command.arg("--out").arg(phantoms.at("predicted"));
     let answer = Answer::of(command.output().unwrap()).expect(0, &["phantom_003: channel 0 has one value everywhere"]);

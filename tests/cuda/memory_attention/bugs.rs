@@ -64,7 +64,25 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "fragment(i / 2, width + y, i % 2)",
         "fragment(i / 2, width, i % 2)",
     ),
-    ("no bias of the row", "memory_attention.cu", " + base_y[i] - ", " - "),
+    ("no bias of the row", "memory_attention.cu", "bias_x + bias_y, i, 4", "bias_x, i, 4"),
+    (
+        "the first query's biases for all of a quad",
+        "memory_attention.cu",
+        "bias_x + bias_y, i, 4",
+        "bias_x + bias_y, 0, 4",
+    ),
+    (
+        "neighbours in a tile have the bias of the first",
+        "memory_attention.cu",
+        "if (ahead + 1 < span) bias_x = own_bias(at.x + ahead + 1);",
+        "",
+    ),
+    (
+        "a bias of a query beyond the last",
+        "memory_attention.cu",
+        "min(first_query + lane % 4 * 8, positions - 1)",
+        "first_query + lane % 4 * 8",
+    ),
     (
         "queries beyond the last are written",
         "memory_attention.cu",
