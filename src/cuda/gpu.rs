@@ -46,7 +46,7 @@ pub struct Gpu {
     cubins: Cubins,
     loaded: Mutex<BTreeMap<&'static str, Loaded>>,
     allocations: Mutex<BTreeMap<u64, usize>>,
-    /// What small copies go through where the driver need not copy them aside; none elsewhere, and without memory for it.
+    /// What copies go through that the driver does not copy aside, or not at once; none without memory for it.
     ring: Mutex<Option<Ring<PinnedHost>>>,
     /// Bytes the context took when it was opened, at most.
     context_bytes: usize,
@@ -58,7 +58,12 @@ struct Loaded {
     module: sys::CUmodule,
     function: sys::CUfunction,
     bytes: usize,
+    /// Dynamic shared memory that its launches may ask for.
+    shared_bytes: u32,
 }
+
+/// What a kernel may ask for without being allowed more; CUDA C++ Programming Guide, "Shared Memory".
+const SHARED_BYTES_OF_ALL: u32 = 48 << 10;
 
 // SAFETY: handles of the driver API may be used from any thread; every call makes the context current first.
 unsafe impl Send for Gpu {}
@@ -104,12 +109,28 @@ impl Gpu {
         &self.context.info
     }
 
-    fn function(&self, entry: &str) -> Result<sys::CUfunction> {
-        let kernel = sources::specialisation(entry)?;
+    /// A kernel, loaded and allowed this much dynamic shared memory. What it is allowed only grows, so that a launch by another thread keeps its own.
+    fn function(&self, entry: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut loaded = lock(&self.loaded);
-        if let Some(found) = loaded.get(kernel.name) {
-            return Ok(found.function);
+        if !loaded.contains_key(entry) {
+            let (name, kernel) = self.load(entry)?;
+            loaded.insert(name, kernel);
         }
+        let Some(kernel) = loaded.get_mut(entry) else {
+            bail!("the kernel {entry} is not loaded; this is a fault of the program, please report it");
+        };
+        if shared_bytes > kernel.shared_bytes {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded.
+            let status = unsafe { sys::cuFuncSetAttribute(kernel.function, most, c_int::try_from(shared_bytes)?) };
+            done(status, "asking for shared memory")?;
+            kernel.shared_bytes = shared_bytes;
+        }
+        Ok(kernel.function)
+    }
+
+    fn load(&self, entry: &str) -> Result<(&'static str, Loaded)> {
+        let kernel = sources::specialisation(entry)?;
         let cubin = self.cubins.of(kernel)?;
         let name = CString::new(kernel.name)?;
         let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
@@ -125,8 +146,13 @@ impl Gpu {
         // What another program takes meanwhile is not this kernel's.
         let most = cubin.len().next_multiple_of(CODE_BYTES) + CODE_BYTES;
         let bytes = before.saturating_sub(after).clamp(cubin.len(), most);
-        loaded.insert(kernel.name, Loaded { module, function, bytes });
-        Ok(function)
+        let loaded = Loaded {
+            module,
+            function,
+            bytes,
+            shared_bytes: SHARED_BYTES_OF_ALL,
+        };
+        Ok((kernel.name, loaded))
     }
 
     /// The answer of a call that takes `bytes` of the device's memory.
@@ -235,18 +261,11 @@ impl Driver for Gpu {
 
     fn launch(&self, entry: &str, shape: Shape, mut arguments: Arguments) -> Result<()> {
         self.context.make_current()?;
-        let function = self.function(entry)?;
-        let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let function = self.function(entry, shape.shared_bytes)?;
         let [x, y, z] = shape.blocks;
         let mut pointers = arguments.pointers();
         // SAFETY: `Runtime::launch` compared the arguments with the kernel's parameters; they outlive the call, which copies them.
         unsafe {
-            if shape.shared_bytes > 48 << 10 {
-                done(
-                    sys::cuFuncSetAttribute(function, most, c_int::try_from(shape.shared_bytes)?),
-                    "asking for shared memory",
-                )?;
-            }
             let (threads, shared) = (shape.threads, shape.shared_bytes);
             let status = sys::cuLaunchKernel(
                 function,
