@@ -194,10 +194,7 @@ impl Labeller {
             };
             let uses = self.uses(case, &opened.image, labelled, &mut opened.warnings)?;
             let keep_probabilities = files.probability.is_some();
-            let plan = match *plan {
-                Some(plan) => plan,
-                None => *plan.insert(self.plan(opened.image.dims(), &uses, keep_probabilities)?),
-            };
+            let plan = *plan.insert(self.plan(opened.image.dims(), &uses, keep_probabilities, *plan)?);
             progress.stage("encoding", opened.image.dims()[0] as u64);
             let query = self.encode(&opened.image, &plan, &mut hooks)?;
             let labelling = self.run(&opened, &query, &uses, labelled, (keep_probabilities, &plan), &mut hooks)?;

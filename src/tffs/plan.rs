@@ -153,7 +153,7 @@ impl Plan {
         );
     }
 
-    /// A smaller plan after memory ran out all the same, if there is one.
+    /// A smaller plan after memory ran out all the same, if there is one; [`Self::sized`] counts its bytes.
     pub fn smaller(&self) -> Option<Self> {
         let least = self.lanes == 1 && self.batch == 1 && self.spilled_query && self.spilled_supports;
         (!least).then(|| Self {
@@ -161,8 +161,13 @@ impl Plan {
             batch: 1,
             spilled_query: true,
             spilled_supports: true,
-            bytes: self.bytes,
+            bytes: Parts::default(),
         })
+    }
+
+    /// The same plan with the bytes that it takes of a device where the network holds `network`.
+    pub fn sized(self, network: usize, net: &Sam2, problem: &Problem) -> Self {
+        self.with_bytes(self.batch, network, &Sizes::of(net, problem.most_conditioning), problem)
     }
 
     fn with_bytes(self, batch: usize, network: usize, sizes: &Sizes, problem: &Problem) -> Self {

@@ -2,6 +2,7 @@
 
 use super::some_settings;
 use crate::cuda::faulty::{Fault, Faulty};
+use hpc_seg::cohort::case_record::Timings;
 use hpc_seg::cohort::discover::{Cohort, discover};
 use hpc_seg::cohort::journal::Journal;
 use hpc_seg::cohort::labeller::{Engine, Labeller};
@@ -28,6 +29,8 @@ use std::sync::{Arc, Mutex};
 struct Bench {
     folder: tempfile::TempDir,
     cohort: Cohort,
+    /// Bytes that the plans of the cases done last say.
+    planned: Mutex<Vec<usize>>,
 }
 
 /// Devices made so far; the first has the fault.
@@ -77,7 +80,8 @@ impl Bench {
         phantoms::write(&request, &Stop::new(), &Progress::silent()).unwrap();
         fs::write(folder.path().join("demo.safetensors"), demo_network()).unwrap();
         let cohort = discover(&data, &data, 0).unwrap();
-        Self { folder, cohort }
+        let planned = Mutex::default();
+        Self { folder, cohort, planned }
     }
 
     fn labeller(&self, devices: &Devices, fault: Fault) -> anyhow::Result<Labeller> {
@@ -137,6 +141,13 @@ impl Bench {
         };
         let mut journal = Journal::open(out).unwrap();
         let summary = runner::run(out, &mut journal, &tasks, &conditions, &Stop::new(), vec![work]).unwrap();
+        let memory = |name: &String| {
+            let timings: Timings = serde_json::from_slice(&fs::read(out.join(format!("timings/{name}.json"))).unwrap()).unwrap();
+            let memory = timings.device_memory.unwrap();
+            assert_eq!(memory.complaint(), None, "{name}");
+            memory.planned
+        };
+        *self.planned.lock().unwrap() = summary.done.iter().map(memory).collect();
         (summary, labeller)
     }
 
@@ -165,6 +176,7 @@ fn sample(end: usize) -> Vec<usize> {
 fn memory_that_runs_out_anywhere_costs_a_second_try_and_nothing_else() {
     let bench = Bench::new();
     let [(opening, ..), (all, ..)] = bench.whole();
+    let whole = bench.planned.lock().unwrap().clone();
     for fault in sample(all) {
         let devices = Devices::default();
         let labeller = match bench.labeller(&devices, Fault::Allocation(fault)) {
@@ -181,6 +193,9 @@ fn memory_that_runs_out_anywhere_costs_a_second_try_and_nothing_else() {
         assert!(fault >= opening);
         let summary = bench.run(labeller);
         assert_eq!(summary.done.len(), 2, "allocation {fault}: {summary:?}");
+        let planned = bench.planned.lock().unwrap().clone();
+        let smaller = planned.iter().zip(&whole).filter(|(planned, whole)| planned < whole).count();
+        assert_eq!(smaller, 1, "allocation {fault}: {planned:?} for {whole:?}");
         let asked = devices.asked();
         assert!(asked.len() == 1 && asked[0].2 > 0, "the device was not lost: {asked:?}");
         assert_eq!(devices.held(), 0, "allocation {fault}");

@@ -101,8 +101,8 @@ impl Labeller {
         self.net.is_some()
     }
 
-    /// How a case runs. On a CUDA device supports of earlier cases are given up if they stand in the way.
-    pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use], probabilities: bool) -> Result<Plan> {
+    /// How a case runs, or how it would by the plan that is `given`. On a CUDA device supports of earlier cases are given up if they stand in the way.
+    pub(super) fn plan(&mut self, dims: [usize; 3], uses: &[Use], probabilities: bool, given: Option<Plan>) -> Result<Plan> {
         uses.iter().for_each(|used| forget_other_planes(&mut self.supports, &used.key));
         let net = self.network()?;
         let Some(cuda) = net.device().cuda() else {
@@ -112,6 +112,9 @@ impl Labeller {
         cuda.arena.forget_peak();
         let labelled = uses.iter().map(|used| (used.places.len(), &used.counts));
         let problem = self.problem(dims, labelled, probabilities)?;
+        if let Some(plan) = given {
+            return Ok(plan.sized(self.network_bytes, net, &problem));
+        }
         let used = |key: &SupportKey| uses.iter().any(|used| used.key == *key);
         let others = self.supports.iter().filter(|(key, built)| !used(key) && !built.spilled);
         let others: usize = others.map(|(_, built)| built.bytes()).sum();
