@@ -80,6 +80,20 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> Resul
     Ok(())
 }
 
+/// Creates the user's output folder, and makes sure that files can be written there.
+///
+/// # Errors
+/// When it cannot be created, is read-only or full.
+pub fn create_output(folder: &Path) -> Result<()> {
+    if let Err(error) = fs::create_dir_all(folder).and_then(|()| probe(folder)) {
+        bad_input!(
+            "cannot write to the output folder {}: {error}. Choose another --out, or mend its permissions or space",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
 /// Makes sure that files can be written into `folder`, by writing one and removing it.
 ///
 /// # Errors

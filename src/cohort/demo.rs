@@ -8,8 +8,7 @@ use crate::stop::Stop;
 use crate::volume::phantom::Sequence;
 use crate::volume::{AxisMap, Volume};
 use crate::weights::demo_network;
-use anyhow::{Context, Result};
-use std::fs;
+use anyhow::Result;
 use std::path::{Path, PathBuf};
 
 /// The organ: the demo network follows prompts of the liver well, of others only in part.
@@ -42,7 +41,7 @@ impl Demo {
     /// # Errors
     /// A folder that cannot be written to, a stop.
     pub fn prepare(out: &Path, stop: &Stop) -> Result<Self> {
-        fs::create_dir_all(out).with_context(|| format!("cannot create {}; choose another --out", out.display()))?;
+        atomic_file::create_output(out)?;
         let make = |folder: &str, first: usize, cases: usize, labelled: usize| {
             let request = Request {
                 cases,

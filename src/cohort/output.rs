@@ -3,7 +3,6 @@
 use crate::cohort::discover::is_same;
 use crate::{atomic_file, bad_input};
 use anyhow::Result;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files of one case, relative to the output folder.
@@ -73,14 +72,5 @@ pub fn prepare<'a>(out: &Path, input_folders: &[PathBuf], files: impl Iterator<I
     folders.push(out.to_path_buf());
     folders.sort();
     folders.dedup();
-    for folder in folders {
-        let created = fs::create_dir_all(&folder).and_then(|()| atomic_file::probe(&folder));
-        if let Err(error) = created {
-            bad_input!(
-                "cannot write to the output folder {}: {error}. Choose another --out, or mend its permissions or space",
-                folder.display()
-            );
-        }
-    }
-    Ok(())
+    folders.iter().try_for_each(|folder| atomic_file::create_output(folder))
 }

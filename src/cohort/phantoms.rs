@@ -6,7 +6,7 @@ use crate::stop::Stop;
 use crate::volume::phantom::{LABELS, Phantom, Sequence};
 use crate::volume::{self, Affine, Header, Voxels};
 use crate::{atomic_file, bad_input};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -126,7 +126,7 @@ fn refuse_other_data(out: &Path, (labelled, others): (&[String], &[String]), des
 
 fn write_case(phantom: &Phantom, names: &[&str], image: &Path, labels: &Path) -> Result<()> {
     for folder in [image, labels].into_iter().filter_map(Path::parent) {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
+        atomic_file::create_output(folder)?;
     }
     let ([z, y, x], [dz, dy, dx]) = (phantom.dims, phantom.spacing);
     // x runs to the patient's left and y to the back, where NIfTI counts right and front; the middle of the volume is the origin.

@@ -4,10 +4,9 @@ use crate::cli::Cli;
 use crate::cli::manual::{CompletionsArgs, ManArgs};
 use crate::cohort::runner::Exit;
 use crate::{atomic_file, messages, note};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
-use std::fs;
 use std::path::Path;
 
 const PROGRAM: &str = "hpc-seg";
@@ -20,7 +19,7 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<Exit> {
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<Exit> {
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}; choose another --out", args.out.display()))?;
+    atomic_file::create_output(&args.out)?;
     let mut program = Cli::command();
     program.build();
     let pages = write(&args.out, PROGRAM, &program)?;

@@ -86,7 +86,7 @@ pub(super) fn write_shared(folder: &Path, trained: &Trained<'_>) -> Result<PathB
         bad_input!("{text}");
     }
     let fold = folder.join(format!("fold_{}", trained.fold));
-    fs::create_dir_all(&fold).with_context(|| format!("cannot create {}; choose another place", fold.display()))?;
+    atomic_file::create_output(&fold)?;
     for (name, json) in [("plans.json", trained.plans), ("dataset.json", trained.dataset)] {
         let path = folder.join(name);
         if !is_said(&path, json)? {

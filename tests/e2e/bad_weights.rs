@@ -6,6 +6,7 @@ use hpc_seg::weights::{Checkpoint, demo_network, write_safetensors};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
@@ -169,6 +170,13 @@ fn places_that_cannot_be_written_to_are_named_before_any_work() {
     phantoms
         .label("/proc/hpc-seg", &[])
         .expect(2, &["cannot write to the output folder /proc/hpc-seg"]);
+    for command in [&["phantom", "--cases", "2", "--labelled", "1"][..], &["man"], &["demo"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_hpc-seg"))
+            .args(command)
+            .args(["--out", "/proc/hpc-seg"])
+            .output();
+        Answer::of(output.unwrap()).expect(2, &["cannot write to the output folder /proc/hpc-seg"]);
+    }
     phantoms.label("data", &[]).expect(2, &["is a folder that volumes are read from"]);
     assert_eq!(fs::read_to_string(phantoms.at("file")).unwrap(), "in the way");
 }

@@ -185,7 +185,7 @@ pub enum Outcome {
 /// Cases that cannot be read, settings other than those it was begun with, another process at work, a stop, a loss that is no number, a full disk.
 pub fn train(prepared: &Prepared, request: &Request, device: &Device, stop: &Stop) -> Result<Outcome> {
     let folder = request.out.join(format!("fold_{}", request.fold));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}; choose another --out", folder.display()))?;
+    atomic_file::create_output(&folder)?;
     let _lock = lock(&folder)?;
     atomic_file::remove_leftovers(&folder);
     let split = prepared.split(request.fold);
