@@ -125,6 +125,9 @@ impl Request {
         if let Some(wrong) = self.tolerances_mm.iter().find(|mm| !(mm.is_finite() && **mm >= 0.0)) {
             bad_input!("--tolerance {wrong}: give a distance in mm, 0 or more, such as 3");
         }
+        if let Some(twice) = (1..self.tolerances_mm.len()).find(|&at| self.tolerances_mm[..at].contains(&self.tolerances_mm[at])) {
+            bad_input!("--tolerance {}: is given twice", self.tolerances_mm[twice]);
+        }
         if self.classes.contains(&0) {
             bad_input!("--classes: 0 is the background, which is not compared; name labels from 1");
         }

@@ -113,6 +113,16 @@ fn check_options(settings: &Settings) -> Result<()> {
         let mut line: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
         line.extend(settings::words(option, text)?);
         let checked = match parsed(None, line, (option, text))?.command {
+            Command::PseudoLabel(args) if args.channel != 0 => {
+                bad_input!(
+                    "--label-options {text:?}: networks are trained on image channel 0 (CASE_0000); leave --channel out, or give a folder in which the images to use are those"
+                )
+            }
+            Command::PseudoLabel(args) if args.dry_run || !args.cases.is_empty() => {
+                bad_input!(
+                    "--label-options {text:?}: a run labels all cases; leave out --case and --dry-run, which run has too (--only-step, --dry-run)"
+                )
+            }
             Command::PseudoLabel(args) => pseudo_label::settings(&args).map(drop),
             Command::Plan(args) => plan::overrides(&args).map(drop),
             Command::Train(args) if args.resume || args.restart => {

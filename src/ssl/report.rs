@@ -114,7 +114,7 @@ fn cases(page: &mut Page, places: &Places, summary: &Summary) -> Result<()> {
     let found = suspicions(places, last, &relabelled, summary.classes.len())?;
     page.heading("Cases, the most suspicious first");
     page.text(
-        "Uncertainty is TFFS's mean entropy over the foreground (nats); disagreement 1 - Dice with the stage before; volume outlier the distance from the median volume, in robust standard \
+        "Uncertainty is TFFS's mean entropy over the class where that is most (nats); disagreement 1 - Dice with the stage before; volume outlier the distance from the median volume, in robust standard \
          deviations of its logarithm; components those beyond one for each class. Overall is the mean of the ranks. Solid outlines: the last pseudo-label; dashed: TFFS.",
     );
     let progress = Progress::new("report");

@@ -14,7 +14,7 @@ use std::path::Path;
 pub struct Suspicion {
     /// The case.
     pub case: String,
-    /// Mean binary entropy of TFFS over the foreground, in nats; 0 to ln 2. An empty mask has ln 2.
+    /// Mean binary entropy of TFFS over the class where that is most, in nats; 0 to ln 2. A mask without any class has ln 2.
     pub uncertainty: f64,
     /// 1 - mean Dice with the round before.
     pub disagreement: f64,
@@ -53,7 +53,7 @@ pub fn suspicions(places: &Places, round: usize, cases: &[String], classes: usiz
         }
         all.push(Suspicion {
             case: case.clone(),
-            uncertainty: uncertainty(&places.pseudo_labels(0).join(format!("cases/{case}.json"))),
+            uncertainty: uncertainty(&read_json(&places.pseudo_labels(0).join(format!("cases/{case}.json"))).unwrap_or_default()),
             disagreement: agreement
                 .as_ref()
                 .and_then(|found| found.cases.get(case))
@@ -73,17 +73,13 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
-/// Of the record that `pseudo-label` wrote: the most uncertain class's.
-fn uncertainty(record: &Path) -> f64 {
-    let record: Value = read_json(record).unwrap_or_default();
+/// Of the record that `pseudo-label` wrote.
+fn uncertainty(record: &Value) -> f64 {
     let classes = record.get("classes").and_then(Value::as_array);
-    let of_class = |class: &Value| {
-        class
-            .get("mean_uncertainty")
-            .and_then(Value::as_f64)
-            .unwrap_or(std::f64::consts::LN_2)
-    };
-    classes.into_iter().flatten().map(of_class).fold(0.0, f64::max)
+    let of_class = |class: &Value| class.get("mean_uncertainty").and_then(Value::as_f64);
+    // A class that is not there has none: it may well be absent, and counts as a missing component where others have it.
+    let most = classes.into_iter().flatten().filter_map(of_class).reduce(f64::max);
+    most.unwrap_or(std::f64::consts::LN_2)
 }
 
 /// Fills in the outliers of volumes, and classes that are missing.
@@ -174,6 +170,16 @@ mod tests {
         assert_eq!(all[0].case, "d");
         assert!((all[0].overall - (1.0 + 0.0 + 1.0 + 0.0) / 4.0).abs() < 1e-12);
         assert!(all.windows(2).all(|two| two[0].overall >= two[1].overall));
+    }
+
+    #[test]
+    fn the_most_uncertain_class_counts_and_an_absent_one_does_not() {
+        let of = |classes: &[Option<f64>]| {
+            let classes: Vec<Value> = classes.iter().map(|mean| serde_json::json!({ "mean_uncertainty": mean })).collect();
+            uncertainty(&serde_json::json!({ "classes": classes }))
+        };
+        let ends = [of(&[Some(0.1), Some(0.4), None]), of(&[None, None])];
+        assert_eq!(ends, [0.4, std::f64::consts::LN_2]);
     }
 
     #[test]

@@ -14,10 +14,11 @@ use crate::ssl::round::{Description, Member, write_dataset, write_if_changed, wr
 use crate::ssl::settings::{self, Settings};
 use crate::ssl::steps::Step;
 use crate::stop::Stop;
+use crate::unet::dataset::check_one_channel;
 use crate::unet::exchange::Fold;
 use crate::unet::trainer::fold::Prepared;
 use crate::unet::trainer::siblings::{forget_other_models, is_of_other_settings};
-use crate::volume::{self, AxisMap, Volume, Voxels};
+use crate::volume::{self, AxisMap, Header, Volume, Voxels};
 use crate::{atomic_file, bad_input, note, warning};
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -76,6 +77,11 @@ impl<'a> Work<'a> {
         let files = test.iter().flat_map(|case| [&case.image, &case.labels]);
         if let Some(file) = files.into_iter().find(|file| !file.to_string_lossy().ends_with(ENDING)) {
             bad_input!("{}: test cases have to be {ENDING} files; compress it (gzip)", file.display());
+        }
+        let images = cohort.labelled.iter().chain(&test).map(|case| &case.image);
+        for image in images.chain(cohort.unlabelled.iter().map(|case| &case.image)) {
+            // One that cannot be read fails by itself, in its turn.
+            Header::read(image).map_or(Ok(()), |header| check_one_channel(image, &header))?;
         }
         if let Some(case) = test.iter().find(|case| grouping.group_of(&case.name).is_none()) {
             bad_input!(

@@ -358,17 +358,26 @@ impl Dataset {
     }
 }
 
-/// A file of one channel: which of several is meant nobody has said.
+/// A file of one channel.
 fn open_one(path: &Path) -> Result<Volume> {
     let volume = Volume::open(path)?;
-    if volume.channels() > 1 {
+    check_one_channel(path, volume.header())?;
+    Ok(volume)
+}
+
+/// Refuses a file of several channels: which of them is meant nobody has said.
+///
+/// # Errors
+/// That there are several.
+pub fn check_one_channel(path: &Path, header: &Header) -> Result<()> {
+    if header.channels() > 1 {
         bad_input!(
             "{}: holds {} volumes; nnU-Net's layout has a file for each channel (CASE_0000, CASE_0001, ...) and one for labels: split it",
             path.display(),
-            volume.channels()
+            header.channels()
         );
     }
-    Ok(volume)
+    Ok(())
 }
 
 /// A map as `hpc-seg pseudo-label` writes it: binary entropy in nats, of which ln 2 is the most.

@@ -65,10 +65,19 @@ pub fn fingerprint(dataset: &Dataset, cases: &[CaseFiles], stop: &Stop, done: im
     let mut relative: Vec<f64> = parts.iter().map(|part| part.relative_size).collect();
     let properties = (0..dataset.channels.len()).map(|channel| {
         let drawn = parts.iter().map(|part| &part.intensities[channel][..]);
-        (channel.to_string(), statistics(drawn.collect::<Vec<_>>().concat()))
+        let found = statistics(drawn.clone().collect::<Vec<_>>().concat());
+        if !(found.mean.is_finite() && found.std.is_finite()) {
+            let most = |values: &[f32]| values.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+            let (value, case) = drawn.map(most).zip(cases).fold((0.0, None), |most, (value, case)| if value > most.0 { (value, Some(case)) } else { most });
+            bad_input!(
+                "{}: channel {channel} has intensities up to {value:e} in the labelled region, whose spread cannot be told in single precision; mend the image (a fill value?), or leave the case out",
+                case.map_or("", |case| case.name.as_str())
+            );
+        }
+        Ok((channel.to_string(), found))
     });
     Ok(Fingerprint {
-        foreground_intensity_properties_per_channel: properties.collect(),
+        foreground_intensity_properties_per_channel: properties.collect::<Result<_>>()?,
         median_relative_size_after_cropping: percentile(&mut relative, 0.5),
         shapes_after_crop: parts.iter().map(|part| part.shape).collect(),
         spacings: parts.iter().map(|part| part.spacing).collect(),

@@ -74,7 +74,10 @@ fn make_ready(dataset: &Dataset, plans: &Plans, raw: RawCase) -> Result<Preproce
     });
     let label = resample_labels(&label, cropped, new, separate).into_owned();
     Ok(Preprocessed {
-        locations: if has_label { locations(&label, new, dataset) } else { Vec::new() },
+        locations: match has_label {
+            true => locations(&label, new, dataset.classes() as i16, dataset.ignore.is_some()),
+            false => Vec::new(),
+        },
         shape: new,
         image: interleave(channels),
         label,
@@ -143,20 +146,22 @@ fn interleave(mut channels: Vec<Vec<f32>>) -> Vec<f32> {
 
 /// Voxels of each foreground class, drawn without replacement by one generator for all of them; then, where there is an ignore label, of all that is annotated, under the key
 /// of -1 and every other label.
-fn locations(label: &[i16], shape: [usize; 3], dataset: &Dataset) -> Vec<(Vec<i16>, Vec<[u32; 3]>)> {
+fn locations(label: &[i16], shape: [usize; 3], classes: i16, has_ignored: bool) -> Vec<(Vec<i16>, Vec<[u32; 3]>)> {
     let mut random = RandomState::new(SEED);
-    let classes = dataset.classes() as i16;
     let mut keys: Vec<Vec<i16>> = (1..classes).map(|class| vec![class]).collect();
-    if dataset.ignore.is_some() {
+    if has_ignored {
         keys.push((-1..classes).collect());
     }
     let mut drawn = |key: Vec<i16>| {
-        let voxels: Vec<u32> = label
-            .iter()
-            .enumerate()
-            .filter(|(_, l)| key.contains(l))
-            .map(|(at, _)| at as u32)
-            .collect();
+        // Of several labels one after the other, as nnU-Net numbers them.
+        let of_label = |wanted: i16| {
+            label
+                .iter()
+                .enumerate()
+                .filter(move |(_, l)| **l == wanted)
+                .map(|(at, _)| at as u32)
+        };
+        let voxels: Vec<u32> = key.iter().copied().flat_map(of_label).collect();
         let share = (LOCATIONS_SHARE * voxels.len() as f64).ceil() as usize;
         let count = LOCATIONS.min(voxels.len()).max(share);
         let place = |&chosen: &u32| {
@@ -172,4 +177,22 @@ fn locations(label: &[i16], shape: [usize; 3], dataset: &Dataset) -> Vec<(Vec<i1
         (key, places)
     };
     keys.into_iter().map(&mut drawn).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_annotated_is_numbered_label_by_label_as_nnu_net_does() {
+        let label = [1, 0, 1, 2, -1, 0, 3]; // 3 is ignored
+        let found = locations(&label, [1, 1, 7], 3, true);
+        let mut random = RandomState::new(SEED);
+        for (number, voxels) in [&[0, 2][..], &[3], &[4, 1, 5, 0, 2, 3]].into_iter().enumerate() {
+            let chosen = random.choice(voxels.len(), voxels.len());
+            let places: Vec<[u32; 3]> = chosen.iter().map(|&chosen| [0, 0, voxels[chosen as usize]]).collect();
+            assert_eq!(found[number].1, places, "{:?}", found[number].0);
+        }
+        assert_eq!(found[2].0, [-1, 0, 1, 2]);
+    }
 }

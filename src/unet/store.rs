@@ -67,8 +67,15 @@ pub struct Preprocessed {
 }
 
 impl Preprocessed {
-    /// What a person should know of it: channels in which nothing can be seen.
+    /// What a person should know of it: channels in which nothing can be seen, a spacing that leaves a single voxel.
     pub fn warnings(&self) -> Vec<String> {
+        let before = self.properties.shape_after_cropping_and_before_resampling;
+        if self.label.len() == 1 && before != self.shape {
+            let [a, b, c] = self.properties.spacing;
+            return vec![format!(
+                "is a single voxel at the plan's spacing; its own is {a} x {b} x {c} mm: check the header's units"
+            )];
+        }
         let channels = self.image.len() / self.shape.iter().product::<usize>().max(1);
         let is_constant = |channel: &usize| {
             let mut values = self.image.iter().skip(*channel).step_by(channels);

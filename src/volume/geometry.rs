@@ -92,10 +92,28 @@ impl Geometry {
             .fold(0.0, f64::max)
     }
 
-    /// The distance up to which two affines count as equal: a hundredth of the smallest spacing. Tools disagree at 1e-8 relative (rounding
-    /// to single precision, quaternions), far below it; a shift that could be seen lies far above.
+    /// The distance up to which two affines count as equal: a hundredth of the smallest spacing, and how far the rounding of a quaternion may turn the far corner. An
+    /// sform's rounding, 1e-7 relative, is far below it; a shift that could be seen lies far above.
     pub fn tolerance_mm(&self) -> f64 {
-        0.01 * self.spacing.iter().copied().fold(f64::INFINITY, f64::min)
+        let diagonal = (0..3)
+            .map(|axis| (self.spacing[axis] * (self.dims[axis] - 1) as f64).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        0.01 * self.spacing.iter().copied().fold(f64::INFINITY, f64::min) + self.rounding_angle() * diagonal
+    }
+
+    /// How far, in radians, a rotation may be from the one that was meant, because b, c and d of its quaternion are stored in single precision: what is left of 1 for a² has
+    /// an error of 1.2e-7, so that near half turns (a = 0) the angle, 2 acos(a), is known to 7e-4 only.
+    fn rounding_angle(&self) -> f64 {
+        const OF_SQUARE: f64 = 1.2e-7;
+        if self.source != AffineSource::Qform {
+            return 0.0;
+        }
+        let lengths = [0, 1, 2].map(|axis| column_length(&self.affine, axis));
+        let handed = determinant(&self.affine).signum();
+        let trace = self.affine[0][0] / lengths[0] + self.affine[1][1] / lengths[1] + handed * self.affine[2][2] / lengths[2];
+        let square = ((1.0 + trace) / 4.0).max(0.0);
+        2.0 * ((square + OF_SQUARE).sqrt() - (square - OF_SQUARE).max(0.0).sqrt())
     }
 
     /// What distinguishes the grids of `self` and `other`, in words with numbers; `None` if they are equal (same sizes, corners within
@@ -107,7 +125,7 @@ impl Geometry {
         }
         if self.is_oriented() && other.is_oriented() {
             let apart = self.corner_distance_mm(other);
-            if apart > self.tolerance_mm() {
+            if apart > self.tolerance_mm().max(other.tolerance_mm()) {
                 let (a, b) = (self.orientation(), other.orientation());
                 let axes = if a == b {
                     String::new()
@@ -218,10 +236,11 @@ pub(crate) fn into_header(bytes: &mut [u8], layout: &Layout, affine: &Affine) ->
 /// are left-handed), plus the offset.
 fn quaternion_affine([b, c, d]: [f64; 3], offset: [f64; 3], step: [f64; 3]) -> Affine {
     let square = b * b + c * c + d * d;
-    let (a, b, c, d) = if square < 1.0 {
+    // As nifti1_io has it: what is nearer to 1 than single precision tells is a half turn, by 180 degrees.
+    let (a, b, c, d) = if 1.0 - square >= 1e-7 {
         ((1.0 - square).sqrt(), b, c, d)
     } else {
-        let norm = square.sqrt(); // a rotation by 180 degrees whose rounding went over 1
+        let norm = square.sqrt();
         (0.0, b / norm, c / norm, d / norm)
     };
     let rotation = [
@@ -325,10 +344,12 @@ mod tests {
                 let r = rotation(axis, angle);
                 let quaternion = rotation_quaternion(&r).unwrap();
                 let back = quaternion_affine(quaternion, [0.0; 3], [1.0; 3]);
+                // What is within 1e-7 of a half turn is one.
+                let allowed = if (angle - std::f64::consts::PI).abs() < 1e-3 { 1e-5 } else { 1e-7 };
                 for i in 0..3 {
                     for j in 0..3 {
                         assert!(
-                            (back[i][j] - r[i][j]).abs() < 1e-7,
+                            (back[i][j] - r[i][j]).abs() < allowed,
                             "axis {axis:?} angle {angle}: [{i}][{j}] {} is not {}",
                             back[i][j],
                             r[i][j]
@@ -336,6 +357,67 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// The geometries of a file's sform and of its qform, numbers rounded as they are stored.
+    fn stored(rotation: &[[f64; 3]; 3], spacing: [f64; 3], dims: [usize; 3]) -> [Geometry; 2] {
+        let round = |value: f64| f64::from(value as f32);
+        let sform = rotation.map(|row| {
+            [
+                round(row[0] * spacing[0]),
+                round(row[1] * spacing[1]),
+                round(row[2] * spacing[2]),
+                0.0,
+            ]
+        });
+        let handed = determinant(&sform).signum();
+        let proper = rotation.map(|row| [row[0], row[1], handed * row[2]]);
+        let qform = quaternion_affine(
+            rotation_quaternion(&proper).unwrap().map(round),
+            [0.0; 3],
+            [spacing[0], spacing[1], handed * spacing[2]],
+        );
+        [(sform, AffineSource::Sform), (qform, AffineSource::Qform)].map(|(affine, source)| Geometry {
+            dims,
+            spacing,
+            affine,
+            source,
+        })
+    }
+
+    #[test]
+    fn axes_in_any_order_and_direction_are_exact_in_a_qform() {
+        for [x, y, z] in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            for signs in 0..8 {
+                let sign = |bit: usize| if signs >> bit & 1 == 1 { -1.0 } else { 1.0 };
+                let mut rotation = [[0.0; 3]; 3];
+                (rotation[x][0], rotation[y][1], rotation[z][2]) = (sign(0), sign(1), sign(2));
+                let [sform, qform] = stored(&rotation, [1.0; 3], [256, 256, 180]);
+                assert!(sform.corner_distance_mm(&qform) < 1e-4, "{rotation:?} {:?}", qform.affine);
+                assert_eq!(qform.difference(&sform), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_qform_differs_from_an_sform_by_more_than_its_rounding_only() {
+        let turned = |tilt: f64| {
+            let [about_x, about_y] = [rotation([1.0, 0.0, 0.0], tilt), rotation([0.0, 1.0, 0.0], 0.7 * tilt)];
+            let both = [0, 1, 2].map(|i| [0, 1, 2].map(|j| (0..3).map(|k| about_x[i][k] * about_y[k][j]).sum::<f64>()));
+            both.map(|row| [-row[0], -row[1], row[2]]) // a half turn, as scanners store axial slices
+        };
+        for step in 0..40 {
+            let tilt = 1e-4 * 1.2_f64.powi(step);
+            let [sform, qform] = stored(&turned(tilt), [0.7, 0.7, 3.0], [512, 512, 60]);
+            assert_eq!(sform.difference(&qform), None, "tilt {tilt}");
+            assert_eq!(qform.difference(&sform), None, "tilt {tilt}");
+            // A tenth of a degree more is another grid.
+            let [_, other] = stored(&turned(tilt + 0.002), [0.7, 0.7, 3.0], [512, 512, 60]);
+            assert!(
+                sform.difference(&other).is_some() && other.difference(&qform).is_some(),
+                "tilt {tilt}"
+            );
         }
     }
 

@@ -45,7 +45,15 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads and checks a header. `bytes` starts with it and may be longer; `path` is for messages.
+    /// Reads the header of a file (`.nii`, `.nii.gz`, or either half of a `.hdr`/`.img` pair).
+    ///
+    /// # Errors
+    /// A file that cannot be read, and those of [`Header::parse`].
+    pub fn read(path: &Path) -> Result<Self> {
+        super::open::header(path)
+    }
+
+    /// Checks a header. `bytes` starts with it and may be longer; `path` is for messages.
     ///
     /// # Errors
     /// Bytes that are not NIfTI, and NIfTI headers that no file can fulfil (sizes, type, offset, spacing, scaling).
@@ -289,7 +297,11 @@ fn sizes(bytes: &[u8], layout: &Layout, path: &str) -> Result<([usize; 3], usize
     let mut dims = [1_usize; 3];
     let mut channels = 1_usize;
     for axis in 1..=rank as usize {
-        let n = layout::int(bytes, layout.dim, axis);
+        // Beyond space, an axis of size 0 is one that was never set, as ITK takes it.
+        let n = match layout::int(bytes, layout.dim, axis) {
+            unset if axis > 3 && unset < 1 => 1,
+            n => n,
+        };
         if n < 1 {
             bad_input!("{path}: axis {axis} has size {n}; every axis needs at least one voxel: export the file again");
         }

@@ -32,6 +32,12 @@ pub(crate) struct Loaded {
     pub reading: Duration,
 }
 
+/// Reads the header alone.
+pub(crate) fn header(path: &Path) -> Result<Header> {
+    let path = header_file(path)?;
+    Header::parse(&Source::open(&path, &Arc::default())?.read_header(&path)?, &path)
+}
+
 /// Reads header and voxels. `path` may be a single file or either half of a `.hdr`/`.img` pair; what is compressed is seen from the bytes.
 pub(crate) fn load(path: &Path, channel: usize, options: &ReadOptions) -> Result<Loaded> {
     let header_path = header_file(path)?;

@@ -3,6 +3,7 @@
 use super::{Answer, Phantoms, change_voxels, keep_slices};
 use crate::cohort::files_below;
 use hpc_seg::cohort::presence::Presence;
+use hpc_seg::volume::Voxels;
 use hpc_seg::weights::Checkpoint;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -475,11 +476,20 @@ fn what_cannot_be_run_is_refused_with_the_remedy() {
         ("--plan-options", "--spacing 0,1,1", "millimetres are positive"),
         ("--label-options", "--threshold 2", "must lie between 0 and 1"),
         ("--label-options", "--device cpu", "--device"),
+        ("--label-options", "--channel 1", "trained on image channel 0"),
+        ("--label-options", "--case phantom_001", "leave out --case and --dry-run"),
         ("--label-options", "--groups 'my groups.csv", "close it"),
         ("--label-options", "--window 'a b'", "'a b'"),
     ] {
         run(&phantoms, "unborn", &[option, text]).expect(2, &[option, piece]);
     }
+    let image = phantoms.query(2);
+    let whole = fs::read(&image).unwrap();
+    let (header, mut voxels) = super::read(&image);
+    voxels.extend_from_within(..);
+    hpc_seg::volume::write(&image, &header, Voxels::F32(&voxels), Some(2), &[]).unwrap();
+    run(&phantoms, "unborn", &[]).expect(2, &["phantom_002_0000.nii.gz: holds 2 volumes"]);
+    fs::write(&image, whole).unwrap();
     assert!(!phantoms.at("unborn").exists(), "nothing runs before its options are right");
     run(&phantoms, "other", &["--label-options", "--nonsense"]).expect(2, &["--label-options", "--nonsense"]);
     run(&phantoms, "other", &["--train-options", "--no-validation"]).expect(2, &["what a round re-labels; leave it out"]);

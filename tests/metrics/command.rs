@@ -164,6 +164,7 @@ fn folders_and_options_that_make_no_sense_are_bad_input() {
             &["--tolerance", "nan"],
             "error: --tolerance NaN: give a distance in mm, 0 or more, such as 3\n",
         ),
+        (&["--tolerance", "1.5,2,1.50"], "error: --tolerance 1.5: is given twice\n"),
         (
             &["--tolerance", "2", "--preset", "nnunet"],
             "error: --tolerance: this --preset has no NSD; leave --tolerance out",

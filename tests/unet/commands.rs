@@ -137,6 +137,11 @@ fn bad_cases_fail_alone_and_bad_data_sets_before_any_work() {
         ],
     );
     plan(&phantoms, "new", &[]).expect(2, &["leave the case out"]);
+    // A fill value in an organ.
+    let few = data_set(3, [6, 40, 48]);
+    let organ = crate::e2e::read(&few.labels(1)).1.iter().position(|label| *label > 0.0).unwrap();
+    crate::e2e::change_voxels(&few.image(1), |voxels| voxels[organ] = 1e20);
+    plan(&few, "new", &[]).expect(2, &["phantom_001: channel 0 has intensities up to 1e20", "leave the case out"]);
     fs::copy(phantoms.labels(4), phantoms.at("data/labelsTr/phantom_4.nii.gz")).unwrap();
     preprocessed(&phantoms, "out", &[]).expect(3, &["labelsTr: label maps without an image: 1, such as phantom_4.nii.gz"]);
     // Cases that came and went since the folds were made, and a name that is no case's.

@@ -115,6 +115,11 @@ fn lying_sizes_are_refused() {
             &with(&[3, 4, 6]),
             &["claims 3 x 4 x 6 voxels", "but the file holds", "copy or export it again"],
         );
+        // An axis beyond space that was never set is none.
+        for beyond in [0, -1] {
+            let unset = with(&[3, 4, 5, beyond]).save(folder.path(), "a.nii");
+            assert_eq!(Volume::open(&unset).unwrap().channels(), 1);
+        }
         case(&with(&[3, 4, 0]), &["axis 3 has size 0; every axis needs at least one voxel"]);
         case(&with(&[3, -4, 5]), &["axis 2 has size -4; every axis needs at least one voxel"]);
         case(&with(&[]), &["the header claims 0 axes (dim[0]), possible are 1 to 7"]);
