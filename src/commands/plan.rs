@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::messages::{self, Progress};
 use crate::stop::Stop;
 use crate::unet::dataset::Dataset;
-use crate::unet::fingerprint::fingerprint;
+use crate::unet::fingerprint;
 use crate::unet::memory;
 use crate::unet::plan::{Overrides, Plans, plan};
 use anyhow::Result;
@@ -28,7 +28,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit> {
     let progress = Progress::new("plan");
     progress.stage("reading", cases.len() as u64);
     let device = Device::cpu(thread_count(args.threads)?)?;
-    let taken = device.install(|| fingerprint(&dataset, &cases, &stop, || progress.advance(1)))?;
+    let taken = device.install(|| fingerprint::fingerprint(&dataset, &cases, &stop, || progress.advance(1)))?;
     drop(progress);
     let plans = plan(&dataset, &taken, &overrides)?;
     let step = memory::of_plan(&plans.configuration, dataset.classes()).total();
@@ -43,7 +43,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit> {
             plans.configuration.batch_size
         );
     }
-    write_json(&args.out.join("dataset_fingerprint.json"), &taken)?;
+    write_json(&args.out.join(fingerprint::FILE), &taken)?;
     write_json(&args.out.join("nnUNetPlans.json"), &plans.to_json())?;
     messages::data(&summary(&plans, cases.len(), step))?;
     Ok(Exit::Done)

@@ -13,7 +13,7 @@ use crate::messages::Progress;
 use crate::stop::{Stop, is_stopped};
 use crate::unet::dataset::Dataset;
 use crate::unet::exchange::Fold;
-use crate::unet::fingerprint::fingerprint;
+use crate::unet::fingerprint;
 use crate::unet::memory;
 use crate::unet::plan::{Overrides, Plans, plan};
 use crate::unet::trainer::fold::{self, Outcome, Prepared, Request};
@@ -287,13 +287,17 @@ fn plan_to(dataset: &Path, path: &Path, device: &Device, stop: &Stop) -> Result<
     atomic_file::create_output(folder)?;
     let progress = Progress::new("plan");
     progress.stage("reading", cases.len() as u64);
-    let taken = device.install(|| fingerprint(&dataset, &cases, stop, || progress.advance(1)))?;
+    let taken = device.install(|| fingerprint::fingerprint(&dataset, &cases, stop, || progress.advance(1)))?;
+    write_json(&folder.join(fingerprint::FILE), &taken)?;
     write_json(path, &plan(&dataset, &taken, &Overrides::default())?.to_json())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cohort::phantoms;
+    use crate::messages::Progress;
+    use crate::volume::phantom::Sequence;
 
     #[test]
     fn times_have_units() {
@@ -310,5 +314,27 @@ mod tests {
         assert_eq!(fold_of("all").unwrap(), Fold::All);
         assert_eq!(fold_of("4").unwrap(), Fold::Number(4));
         assert!(fold_of("-1").is_err() && fold_of("first").is_err());
+    }
+
+    #[test]
+    fn a_data_set_is_planned_with_its_fingerprint_beside_the_plans() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+        let request = phantoms::Request {
+            cases: 3,
+            first: 0,
+            labelled: 3,
+            out: data.clone(),
+            seed: 0,
+            sequence: Sequence::Ged4,
+            size: Some([6, 40, 48]),
+            organ: None,
+        };
+        let stop = Stop::new();
+        phantoms::write(&request, &stop, &Progress::silent()).unwrap();
+        plan_to(&data, &out.join("nnUNetPlans.json"), &Device::cpu(1).unwrap(), &stop).unwrap();
+        let fingerprint = fs::read_to_string(out.join(fingerprint::FILE)).unwrap();
+        assert!(fingerprint.contains("shapes_after_crop"), "{fingerprint}");
+        assert!(Plans::read(&out.join("nnUNetPlans.json")).is_ok());
     }
 }

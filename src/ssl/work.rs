@@ -16,6 +16,7 @@ use crate::ssl::steps::Step;
 use crate::stop::Stop;
 use crate::unet::dataset::check_one_channel;
 use crate::unet::exchange::Fold;
+use crate::unet::fingerprint;
 use crate::unet::trainer::fold::Prepared;
 use crate::unet::trainer::siblings::{forget_other_models, is_of_other_settings};
 use crate::volume::{self, AxisMap, Header, Volume, Voxels};
@@ -295,10 +296,7 @@ impl<'a> Work<'a> {
             note!("the plan is another: the networks of the one before are removed");
             fs::rename(&rounds, &old).with_context(|| format!("cannot rename {}", rounds.display()))?;
         }
-        copy(
-            &new.join("dataset_fingerprint.json"),
-            &file.with_file_name("dataset_fingerprint.json"),
-        )?;
+        copy(&new.join(fingerprint::FILE), &file.with_file_name(fingerprint::FILE))?;
         copy(&made, &file)?;
         [&new, &old].into_iter().try_for_each(|folder| remove(folder))?;
         self.dataset(1).map(drop)

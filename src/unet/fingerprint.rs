@@ -40,6 +40,9 @@ pub struct Intensities {
     pub std: f64,
 }
 
+/// Its file beside the plans.
+pub const FILE: &str = "dataset_fingerprint.json";
+
 /// What one case adds.
 struct Part {
     shape: [usize; 3],
