@@ -1,6 +1,7 @@
 //! Files that are cut off, damaged, or lie: each is refused with a text that names the file, the trouble and the remedy. None is a panic.
 
 use std::path::Path;
+use std::process::Command;
 
 use hpc_seg::error::is_input_error;
 use hpc_seg::volume::{AxisMap, Datatype, Volume};
@@ -33,6 +34,10 @@ fn things_that_are_no_file_are_named() {
     refused(folder.path(), &["is a folder; give a .nii, .nii.gz or .hdr/.img file"]);
     refused(&save(folder.path(), "a.nii", b""), &["is empty (0 bytes); copy or export it again"]);
     refused(Path::new("/dev/null"), &["is no regular file"]);
+    // A pipe that nobody writes to would be waited for.
+    let pipe = folder.path().join("pipe.nii");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    refused(&pipe, &["is no regular file"]);
 }
 
 #[test]
