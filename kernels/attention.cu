@@ -12,7 +12,7 @@
 // Flops: 4 Q L E per head (6 are done). Bytes: 2 E (2 Q + 2 L ceil(Q / 16 TEAM)) per window and head, of which L2 serves the repeats.
 // Registers: WIDTH / 2 for the sums, WIDTH / 4 for q unless it stays in shared memory (beyond WIDTH 128, and for teams beyond 64), KEYS / 2 for the scores; see
 // registers.csv. Shared memory: 8 KEYS WIDTH per team, and 32 TEAM WIDTH for q if it stays there: 128 KiB at WIDTH 256, or 96 with half the KEYS, for sm_86, sm_89, sm_120.
-// Instructions of a warp (benches/sass.py, sm_90a) per 32 keys: 552 at WIDTH 256, of which 192 are mma, and 176 to fetch the next; 292 and 99 at WIDTH 96, 72 of them mma. Where sums were scaled at
+// Instructions of a warp (benches/sass.py, sm_90a) per 32 keys: 552 at WIDTH 256, of which 192 are mma, and 127 to fetch the next; 292 and 55 at WIDTH 96 (103 in windows and at the end), 72 of them mma. Where sums were scaled at
 // every tile and addresses worked out for each ldmatrix, 923 and about 260, 415 and about 190. Not timed on a GPU since.
 // Tried: PARTS 1 (see above: in the smallest case an output of -0.0479 came out as -0.0474); q of WIDTH 96 in registers, which spills on sm_90a with three blocks per
 // multiprocessor. Not tried: 32 queries per warp, which would halve the reads of shared memory (now 1 ldmatrix for 2 to 4 mma).
@@ -248,7 +248,18 @@ KERNEL __launch_bounds__(WARPS* LANES, BLOCKS) ENTRY(const bf16* q, const bf16* 
     v += item * key_rows * v_stride + head * width;
     auto load = [&](int tile) {
         bf16* stage = ring + tile % 2 * 2 * TILE;
-#pragma unroll (VECTOR == 8 && WIDTH <= 128 ? 8 : 1)  // one at a time where registers are scarce
+        if (VECTOR == 8 && TEAM > 1 && WIDTH <= 128 && !window && (tile + 1) * KEYS <= keys.count) {  // whole tiles of neighbouring rows; beyond WIDTH 128 it spills
+#pragma unroll
+            for (int i = 0; i < KEYS * CHUNKS / TEAM_THREADS; i++) {
+                const int at = team_thread + i * TEAM_THREADS, chunk = at % CHUNKS, to = place(at / CHUNKS, chunk);
+                const u64 row = tile * KEYS + at / CHUNKS;
+                const u32 bytes = chunk * 8 < width ? 16 : 0;
+                cp_async16(stage + to, (const u8*)(k + chunk * 8) + row * (u32)(2 * k_stride), bytes);  // 32 x 32 bits and a sum: one instruction
+                cp_async16(stage + TILE + to, (const u8*)(v + chunk * 8) + row * (u32)(2 * v_stride), bytes);
+            }
+            return;
+        }
+#pragma unroll (VECTOR == 8 ? 8 : 1)  // side by side: a row's address is a chain of conversions
         for (int i = 0; i < KEYS * CHUNKS / TEAM_THREADS; i++) {
             const int at = team_thread + i * TEAM_THREADS, chunk = at % CHUNKS, key = tile * KEYS + at / CHUNKS;
             const int elements = key < total ? width - chunk * 8 : 0;  // what is beyond is not read

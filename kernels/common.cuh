@@ -31,8 +31,16 @@ DEV float warp_sum(float v) {
     return v;
 }
 
-// x (1 + erf(x / sqrt 2)) / 2, the exact GELU.
-DEV float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752f)); }
+// x (1 + erf(x / sqrt 2)) / 2, the exact GELU, as max(x, 0) - |x| Phi(-|x|). log2 Phi(-a) is a polynomial to 3e-6, relaxed beyond 4.3, and falls ever on: no branch, no division and
+// nothing cancels (at -5 erff leaves 5 % of the result unsure). Fitted for this project by reweighted least squares on [0, 5.5]. 10 instructions, where erff takes 26.
+DEV float gelu(float x) {
+    constexpr float C[] = {-0.999996841f, -1.15121078f, -0.458627284f, -0.0537206717f, 0.00834450871f, -0.000874394435f, 5.21818038e-05f, -1.2217281e-06f};
+    const float a = fabsf(x);
+    float power = C[7];
+#pragma unroll
+    for (int i = 6; i >= 0; i--) power = power * a + C[i];
+    return fmaxf(x, 0.f) - a * exp2_approx(power);
+}
 
 // N consecutive bf16 as f32, in one access: 8 (16-byte aligned) or 1.
 template <int N> DEV void load_f32(float (&v)[N], const bf16* p) {

@@ -223,5 +223,6 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* x, const int* index,
             multiply(sum, RESIDENT ? resident + step * TILE_ROWS * DEPTH : stage, stage + LEFT, warp_row, warp_column);
         }
         write_tile(sum, slab, to, first_row, tile * TILE_COLUMNS, warp_row, warp_column);
+        if (!RESIDENT) break;  // its only tile, which the compiler does not see
     }
 }

@@ -157,7 +157,7 @@ DEV void finish_plainly(const float* low, const float* high, const float (&bias)
 DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* slab, const Finish& to, int first_row, int first_column, int warp_row, int warp_column) {
     const int lane = threadIdx.x % LANES, column = threadIdx.x % ROW_LANES * 8, slab_row = threadIdx.x / ROW_LANES;
     const Columns columns = {first_column + column, to.columns - first_column - column, to.columns % 8 == 0};
-    const bool plain = ROW_LANES < LANES && columns.aligned && !to.y_is_f32 && to.activation != GELU && (!to.residual || to.residual_rows >= to.rows);
+    const bool plain = ROW_LANES < LANES && columns.aligned && !to.y_is_f32 && (!to.residual || to.residual_rows >= to.rows);
     float bias[8] = {};
     if (plain && to.bias && columns.count > 0) load_eight(bias, to.bias + columns.first, 8, true);
     const float *low = slab + slab_row * SLAB_WIDTH + slab_column(column), *high = slab + slab_row * SLAB_WIDTH + slab_column(column + 4);
@@ -185,6 +185,7 @@ DEV void write_tile(const float (&sum)[BLOCKS_DOWN][BLOCKS_ACROSS][4], float* sl
         if (plain) {
             if (columns.count <= 0) continue;
             if (to.activation == RELU) finish_plainly<RELU>(low, high, bias, residual, to, columns, first);
+            else if (to.activation == GELU) finish_plainly<GELU>(low, high, bias, residual, to, columns, first);
             else finish_plainly<NONE>(low, high, bias, residual, to, columns, first);
             continue;
         }

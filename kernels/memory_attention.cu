@@ -19,7 +19,7 @@
 // weights alone the rule of the tests would be at its limit. The reference of the exponent is moved only when a score exceeds it by 8: weights stay below 2^8.
 // Each row decides for itself, so that results do not depend on the others of its warp. The sums of the first product start from a position's biases less the reference.
 // Instructions of a warp (benches/sass.py, sm_90a): 62 for a position's X + Y and biases, and for its tokens 210 (17 to 24), 239 (to 32), 383 (41 to 48), 478 (57 to 64); before, with
-// the shift added later, tails by sixteen and an address worked out for each ldmatrix: 84 (of which four loads of biases, each of eight cache lines, were waited for), and 385, 333, 541, 666. A position of 17 to 32 tokens has half a tile's 165 besides.
+// the shift added later, tails by sixteen and an address worked out for each ldmatrix: 84 (of which four loads of biases, each of eight cache lines, were waited for), and 385, 333, 541, 666. A position of 17 to 32 tokens has half a tile's 131 besides (165 before).
 // Not timed on a GPU since.
 // Tried (H200): fewer instructions per token, by packed maxima, sums through mma and products of neighbouring chunks side by side: 4 % faster at 46 tokens a position, 4 to 6 % slower at 19.
 // A position then cost 1.6 us per block whatever its tokens, see benches/runs/2026-11-27-h200; that several share a tile is since then, and has not been timed on a GPU.
@@ -36,6 +36,8 @@ constexpr int M = 64, THREADS = WARPS * LANES, QUERIES = 32 * WARPS;
 constexpr int TILE = TOKENS * M;
 constexpr int ROUNDS = TOKENS * (M / 8) / THREADS;  // 16-byte pieces of a tile per thread
 static_assert(ROUNDS * THREADS == TOKENS * (M / 8) && TOKENS == 64, "every thread has as many pieces; a quarter of a tile is 16 tokens");
+constexpr int STRIDE = THREADS / (M / 8);               // slots between a thread's pieces, which does not change their swizzle
+static_assert(STRIDE % 8 == 0, "the swizzle repeats every eight rows");
 constexpr float SLACK = 8.f;
 constexpr float ANY_SCORE = 2.f * NO_SCORE;  // a limit that is below all scores, of rows without a token yet
 
@@ -50,16 +52,16 @@ DEV uint4 sum_of(uint4 a, uint4 b) { return make_uint4(add_f16(a.x, b.x), add_f1
 
 // Where a thread's piece of the first tile of a position comes from: the token at position 0, how much further it is at the next, and its place. Without a token: nowhere.
 struct Source {
-    const bf16* value;
-    int step, place;
+    const u8* value;
+    int step, place;  // bytes, elements
 };
 
 DEV Source source_of(const Memory& memory, const int* times, const bf16* places, int positions, int token, int ahead) {
     const int column = threadIdx.x % 8 * 8, recent = token - memory.conditioning_count;
-    if (recent >= memory.recent_count) return {places, 0, 0};
+    if (recent >= memory.recent_count) return {(const u8*)places, 0, 0};
     const int place = (times[memory.times + token] * positions + ahead) * M + column;
-    if (recent >= 0) return {memory.recent + (ahead * memory.recent_slots + recent) * M + column, memory.recent_slots * M, place};
-    return {memory.conditioning + (ahead * memory.conditioning_slots + token) * M + column, memory.conditioning_slots * M, place};
+    if (recent >= 0) return {(const u8*)(memory.recent + (ahead * memory.recent_slots + recent) * M + column), memory.recent_slots * M * 2, place};
+    return {(const u8*)(memory.conditioning + (ahead * memory.conditioning_slots + token) * M + column), memory.conditioning_slots * M * 2, place};
 }
 
 // Starts the copies of this thread's pieces of a tile: tokens to `values`, what their keys are made with to `keys`. Tokens from `count` on are zeros.
@@ -67,7 +69,7 @@ DEV void fetch(bf16* keys, bf16* values, const Memory& memory, const int* times,
     const int chunk = threadIdx.x % 8;
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
-        const int slot = threadIdx.x / 8 + i * (THREADS / 8), token = first + slot;
+        const int slot = threadIdx.x / 8 + i * STRIDE, token = first + slot;
         const int recent = token - memory.conditioning_count, pointer = recent - memory.recent_count;
         const bf16 *value = places, *other = places;
         const bool inside = token < count;
@@ -86,14 +88,17 @@ DEV void fetch(bf16* keys, bf16* values, const Memory& memory, const int* times,
     cp_async_commit();
 }
 
-// Turns this thread's pieces, which have arrived, into keys and values.
-DEV void convert(bf16* keys, bf16* values, int first, int spatial) {
+// Turns this thread's pieces, which have arrived, into keys and values. Of slot `spatial` on the keys are a pointer's. All are read before the first is written, so that one wait serves them.
+template <bool POINTERS> DEV void convert(bf16* keys, bf16* values, int spatial) {
+    uint4 token[ROUNDS], other[ROUNDS];
+    const int at = swizzled<M>(threadIdx.x / 8, threadIdx.x % 8);
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) token[i] = *(const uint4*)(values + at + i * STRIDE * M), other[i] = *(const uint4*)(keys + at + i * STRIDE * M);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
-        const int slot = threadIdx.x / 8 + i * (THREADS / 8), at = swizzled<M>(slot, threadIdx.x % 8);
-        const uint4 token = f16_of(*(const uint4*)(values + at)), other = *(const uint4*)(keys + at);
-        *(uint4*)(values + at) = token;
-        *(uint4*)(keys + at) = first + slot >= spatial ? f16_of(other) : sum_of(token, other);
+        token[i] = f16_of(token[i]);
+        *(uint4*)(values + at + i * STRIDE * M) = token[i];
+        *(uint4*)(keys + at + i * STRIDE * M) = POINTERS && (int)threadIdx.x / 8 + i * STRIDE >= spatial ? f16_of(other[i]) : sum_of(token[i], other[i]);
     }
 }
 
@@ -222,7 +227,7 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
     Source source[ROUNDS];
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
-        const int slot = threadIdx.x / 8 + i * (THREADS / 8);
+        const int slot = threadIdx.x / 8 + i * STRIDE;
         source[i] = source_of(memory, times, places, positions, slot & ((1 << shift) - 1), slot >> shift);
     }
     auto fetch_at = [&](int buffer, const Cursor& at) {
@@ -231,13 +236,12 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
             fetch(keys + buffer * TILE, values + buffer * TILE, memory, times, places, position, positions, at.first, tokens_at(at));
             return;
         }
-        const int span = span_of(at);
+        const int span = span_of(at), to = buffer * TILE + swizzled<M>(threadIdx.x / 8, threadIdx.x % 8);
 #pragma unroll
         for (int i = 0; i < ROUNDS; i++) {
-            const int slot = threadIdx.x / 8 + i * (THREADS / 8), to = buffer * TILE + swizzled<M>(slot, threadIdx.x % 8);
-            const int bytes = source[i].step && slot >> shift < span ? 16 : 0;
-            cp_async16(values + to, source[i].value + (size_t)position * source[i].step, bytes);
-            cp_async16(keys + to, places + source[i].place + position * M, bytes);
+            const int slot = threadIdx.x / 8 + i * STRIDE, bytes = source[i].step && slot >> shift < span ? 16 : 0;
+            cp_async16(values + to + i * STRIDE * M, source[i].value + (long long)position * source[i].step, bytes);  // 32 x 32 bits and a sum: one instruction
+            cp_async16(keys + to + i * STRIDE * M, places + (source[i].place + position * M), bytes);
         }
         cp_async_commit();
     };
@@ -276,7 +280,8 @@ KERNEL __launch_bounds__(THREADS, BLOCKS) ENTRY(const bf16* tables, const float*
         bf16 *key_tile = keys + buffer * TILE, *value_tile = values + buffer * TILE;
         float bias_x = own_bias(at.x);  // of the next position: on its way while a tile is turned
         cp_async_wait<0>();
-        convert(key_tile, value_tile, at.first, span > 1 ? TOKENS : spatial);
+        if (count > spatial - at.first) convert<true>(key_tile, value_tile, spatial - at.first);
+        else convert<false>(key_tile, value_tile, TOKENS);
         __syncthreads();  // the tile is there for all, and all have read the one before, whose place is filled next
         if (next.y < y1) fetch_at(buffer ^ 1, next);
 #pragma unroll 1

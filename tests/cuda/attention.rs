@@ -60,6 +60,18 @@ pub const MUTATIONS: &[super::suites::Mutation] = &[
     ),
     ("the stage in use is refilled", "attention.cu", "ring + tile % 2 * 2 * TILE", "ring"),
     (
+        "the last tile is fetched as a whole one",
+        "attention.cu",
+        "(tile + 1) * KEYS <= keys.count",
+        "tile * KEYS <= keys.count",
+    ),
+    (
+        "values of a whole tile are its keys",
+        "attention.cu",
+        "(const u8*)(v + chunk * 8)",
+        "(const u8*)(k + chunk * 8)",
+    ),
+    (
         "no barrier before merging",
         "attention.cu",
         "__syncthreads();                  // all",

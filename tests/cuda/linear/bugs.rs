@@ -154,6 +154,12 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "(first + row)",
     ),
     (
+        "GELU without the sign",
+        "common.cuh",
+        "fmaxf(x, 0.f) - a * exp2_approx(power)",
+        "a - a * exp2_approx(power)",
+    ),
+    (
         "bias of the neighbour",
         "linear_finish.cuh",
         "to.bias + at.first",

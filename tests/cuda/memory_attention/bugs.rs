@@ -8,11 +8,22 @@ pub const MUTATIONS: &[crate::cuda::suites::Mutation] = &[
         "__syncthreads();  // the tile",
         "// the tile",
     ),
-    ("keys without places", "memory_attention.cu", "sum_of(token, other)", "token"),
+    (
+        "keys without places",
+        "memory_attention.cu",
+        "sum_of(token[i], other[i])",
+        "token[i]",
+    ),
+    (
+        "a tile with pointers is turned as one without",
+        "memory_attention.cu",
+        "if (count > spatial - at.first) convert<true>",
+        "if (count < 0) convert<true>",
+    ),
     (
         "pointers have places",
         "memory_attention.cu",
-        "first + slot >= spatial ? f16_of(other) : ",
+        "POINTERS && (int)threadIdx.x / 8 + i * STRIDE >= spatial ? f16_of(other[i]) : ",
         "",
     ),
     (
