@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The processor and the memory as this process may use them.
 #[derive(Clone, Debug, Serialize)]
@@ -22,18 +23,55 @@ impl Machine {
     /// Looks at the machine; never fails, unknown things stay unknown.
     pub fn detect() -> Self {
         let memory_information = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let limit = fs::read_to_string("/sys/fs/cgroup/memory.max")
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
-        let at_most_limit = |bytes: u64| limit.map_or(bytes, |limit: u64| limit.min(bytes));
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limits = cgroup_limits(Path::new("/sys/fs/cgroup"), &own);
+        let at_most = |bytes: u64, left: fn(&(u64, u64)) -> u64| limits.iter().map(left).fold(bytes, u64::min);
         Self {
             cpu: cpu_name(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             cpu_features: cpu_features(),
             threads: std::thread::available_parallelism().map_or(1, |count| count.get()),
-            memory_bytes: kibibytes_of(&memory_information, "MemTotal").map(at_most_limit),
-            memory_available_bytes: kibibytes_of(&memory_information, "MemAvailable").map(at_most_limit),
+            memory_bytes: kibibytes_of(&memory_information, "MemTotal").map(|bytes| at_most(bytes, |(limit, _)| *limit)),
+            memory_available_bytes: kibibytes_of(&memory_information, "MemAvailable")
+                .map(|bytes| at_most(bytes, |(limit, used)| limit.saturating_sub(*used))),
         }
     }
+}
+
+/// Limits and use of memory, in bytes, of this process's control groups and of those above them, which a scheduler may have limited instead: `own` is /proc/self/cgroup. What
+/// is kept of files, which the kernel can drop, is not counted as used. Linux: Documentation/admin-guide/cgroup-v2.rst, and cgroup-v1/memory.rst.
+fn cgroup_limits(root: &Path, own: &str) -> Vec<(u64, u64)> {
+    let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let mut limits = Vec::new();
+    for line in own.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, [limit, used, prefix]) = match controllers {
+            "" => (root.to_owned(), ["memory.max", "memory.current", ""]),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_"])
+            }
+            _ => continue,
+        };
+        // Within a container the path may be that of the host: what is not there is passed over, up to the root.
+        let group = root.join(path.trim_start_matches('/'));
+        for folder in group.ancestors().take_while(|folder| folder.starts_with(&root)) {
+            let Some(limit) = number(folder.join(limit)) else { continue };
+            let statistics = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+            let of_files = |line: &str| {
+                let (key, bytes) = line.strip_prefix(prefix)?.split_once(' ')?;
+                ["inactive_file", "active_file"]
+                    .contains(&key)
+                    .then(|| bytes.trim().parse::<u64>().ok())
+                    .flatten()
+            };
+            let used = number(folder.join(used)).unwrap_or(0);
+            let files = statistics.lines().filter_map(of_files).sum::<u64>();
+            limits.push((limit, used.saturating_sub(files)));
+        }
+    }
+    limits
 }
 
 /// Host and number of this process, as in `node7:4711`.
@@ -101,6 +139,40 @@ mod tests {
         assert_eq!(cpu_name("processor\t: 0\nmodel name\t: Fast 9000\n"), "Fast 9000");
         assert_eq!(cpu_name(""), std::env::consts::ARCH);
         assert!(Machine::detect().threads >= 1);
+    }
+
+    #[test]
+    fn limits_of_groups_above_count_in_both_versions_of_cgroups() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let gib = |count: u64| count << 30;
+        // As SLURM lays them: the job is limited, the step within it is not.
+        write("slurm/job_7/step_0/memory.max", "max\n");
+        write("slurm/job_7/memory.max", &gib(8).to_string());
+        write("slurm/job_7/memory.current", &gib(3).to_string());
+        write(
+            "slurm/job_7/memory.stat",
+            &format!("anon 5\ninactive_file {}\nactive_file 0\n", gib(1)),
+        );
+        let found = cgroup_limits(folder.path(), "0::/slurm/job_7/step_0\n");
+        assert_eq!(found, [(gib(8), gib(2))]);
+        write("memory/job_8/memory.limit_in_bytes", &gib(4).to_string());
+        write("memory/job_8/memory.usage_in_bytes", &gib(2).to_string());
+        write(
+            "memory/job_8/memory.stat",
+            &format!("active_file 9\ntotal_active_file {}\n", gib(1)),
+        );
+        let own = "5:cpu,cpuacct:/job_8\n4:memory:/job_8/step_1\n";
+        assert_eq!(cgroup_limits(folder.path(), own), [(gib(4), gib(1))]);
+        // In a container's own namespace.
+        write("memory.max", &gib(2).to_string());
+        assert_eq!(cgroup_limits(folder.path(), "0::/\n"), [(gib(2), 0)]);
+        assert_eq!(cgroup_limits(folder.path(), "0::/../outside\n"), [(gib(2), 0)]);
+        assert!(cgroup_limits(folder.path(), "nonsense").is_empty());
     }
 
     #[test]

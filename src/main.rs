@@ -45,19 +45,15 @@ fn code_of(result: &anyhow::Result<i32>) -> i32 {
 /// Help and version go to stdout and are a success; a usage error goes to stderr. Clap's own printing would break on a closed pipe.
 fn explain(answer: &clap::Error) -> i32 {
     let text = answer.render();
+    // no-color.org
+    let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let shown = |on_terminal: bool| match on_terminal && !wants_none {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
     if answer.use_stderr() {
-        let shown = if std::io::stderr().is_terminal() {
-            text.ansi().to_string()
-        } else {
-            text.to_string()
-        };
-        messages::say_as_is(&shown);
+        messages::say_as_is(&shown(std::io::stderr().is_terminal()));
         return EXIT_BAD_INPUT;
     }
-    let shown = if std::io::stdout().is_terminal() {
-        text.ansi().to_string()
-    } else {
-        text.to_string()
-    };
-    code_of(&messages::data(&shown).map(|()| 0))
+    code_of(&messages::data(&shown(std::io::stdout().is_terminal())).map(|()| 0))
 }

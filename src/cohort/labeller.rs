@@ -8,7 +8,6 @@ mod supports;
 pub use engine::Engine;
 pub use results::Unwritten;
 
-use crate::bad_input;
 use crate::cohort::case_record::FileOfRecord;
 use crate::cohort::discover::{LabelledCase, UnlabelledCase};
 use crate::cohort::output::CaseFiles;
@@ -23,6 +22,7 @@ use crate::tffs::schedule::{ClassPlan, Encoding, Hooks, Query, run_classes};
 use crate::tffs::source::{Image, Labels};
 use crate::tffs::support::Counts;
 use crate::volume::AxisMap;
+use crate::{bad_input, note};
 use anyhow::Result;
 use engine::Built;
 use open::{Ahead, Checked, Opened};
@@ -226,8 +226,16 @@ impl Labeller {
         runs.into_iter().try_for_each(ensemble::check_runs)
     }
 
-    /// Opens and checks labelled cases, each once, on all cores.
+    /// Opens and checks labelled cases, each once, on all cores; those whose files changed meanwhile anew, with all that was made of them.
     fn check(&mut self, cases: &[&LabelledCase]) -> Result<Vec<Arc<Checked>>> {
+        for case in cases {
+            if self.labelled.get(&case.name).is_some_and(|checked| !checked.is_unchanged(case)) {
+                note!("{}: its files changed, it is read anew", case.name);
+                self.labelled.remove(&case.name);
+                self.supports.retain(|key, _| key.case != case.name);
+                self.shown.retain(|(name, ..), _| *name != case.name);
+            }
+        }
         let new: Vec<_> = cases.iter().filter(|case| !self.labelled.contains_key(&case.name)).collect();
         let opened: Vec<_> = new.par_iter().map(|case| Checked::open(&self.settings, case)).collect();
         for (case, opened) in new.into_iter().zip(opened) {

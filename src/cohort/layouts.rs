@@ -4,8 +4,8 @@ use crate::bad_input;
 use crate::volume::{files_of, is_safe_name};
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// What was looked for, for messages about folders that hold nothing of the kind.
 pub const LOOKED_FOR: &str = "imagesTr/CASE_0000.nii.gz with labelsTr/CASE.nii.gz (nnU-Net), imagesTs/CASE_0000.nii.gz, \
@@ -197,9 +197,7 @@ pub(super) fn volumes_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             bad_input!("the name of {} is not valid UTF-8; rename the file", path.display());
         };
-        // A link to nothing is a case that fails by itself, and not one that nobody misses.
-        let is_volume = path.is_file() || (path.is_symlink() && !path.exists());
-        let Some(stem) = stem_of(name).filter(|_| !name.starts_with('.') && is_volume) else {
+        let Some(stem) = stem_of(name).filter(|_| !name.starts_with('.') && may_be_file(path.metadata())) else {
             continue;
         };
         if let Some(other) = volumes.get(stem) {
@@ -212,6 +210,11 @@ pub(super) fn volumes_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>
         volumes.insert(stem.to_string(), path.clone());
     }
     Ok(volumes)
+}
+
+/// A link to nothing, or a file that may not be looked at, is a case that fails by itself, and not one that nobody misses.
+fn may_be_file(looked_at: io::Result<fs::Metadata>) -> bool {
+    looked_at.map_or(true, |metadata| metadata.is_file())
 }
 
 fn stem_of(name: &str) -> Option<&str> {
@@ -251,6 +254,19 @@ fn what_is_there(folder: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_may_not_be_looked_at_are_cases_and_folders_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!may_be_file(folder.path().metadata()));
+        for kind in [
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::NotFound,
+            io::ErrorKind::StaleNetworkFileHandle,
+        ] {
+            assert!(may_be_file(Err(kind.into())), "{kind}");
+        }
+    }
 
     #[test]
     fn only_four_digits_after_an_underscore_are_a_channel() {

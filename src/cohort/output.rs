@@ -62,6 +62,14 @@ pub fn optional(file: PathBuf, is_wanted: bool) -> (Option<PathBuf>, Option<Path
 /// # Errors
 /// When `out` is one of the folders that inputs are read from, or cannot be created or written to.
 pub fn prepare<'a>(out: &Path, input_folders: &[PathBuf], files: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    for folder in input_folders.iter().map(PathBuf::as_path).chain([out]) {
+        if std::path::absolute(folder).is_ok_and(|whole| whole.to_str().is_none()) {
+            bad_input!(
+                "{}: is no valid UTF-8, as records of results need it; rename the folder, or go there by a link",
+                folder.display()
+            );
+        }
+    }
     if let Some(input) = input_folders.iter().find(|input| is_same(input, out)) {
         bad_input!(
             "--out {} is a folder that volumes are read from; results there could replace them. Choose another",
@@ -73,4 +81,22 @@ pub fn prepare<'a>(out: &Path, input_folders: &[PathBuf], files: impl Iterator<I
     folders.sort();
     folders.dedup();
     folders.iter().try_for_each(|folder| atomic_file::create_output(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_folder_whose_name_no_record_can_hold_is_refused_before_it_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let latin = folder.path().join(OsStr::from_bytes(b"r\xe9sultat"));
+        for (out, inputs) in [(latin.clone(), vec![]), (folder.path().join("out"), vec![latin.clone()])] {
+            let error = prepare(&out, &inputs, [].iter()).unwrap_err().to_string();
+            assert!(error.contains("is no valid UTF-8") && error.contains("rename"), "{error}");
+        }
+        assert!(!latin.exists() && !folder.path().join("out").exists());
+    }
 }

@@ -3,6 +3,7 @@
 use crate::cli::{Cli, Command};
 use crate::cohort::runner::Exit;
 use crate::messages::{self, Talk};
+use crate::volume::ReadOptions;
 use crate::{atomic_file, bad_input};
 use anyhow::Result;
 use serde::Serialize;
@@ -29,6 +30,7 @@ mod weights;
 /// Whatever keeps the command as a whole from its work; failures of single cases are in the [`Exit`].
 pub fn run(cli: &Cli) -> Result<Exit> {
     messages::set_talk(if cli.quiet { Talk::Troubles } else { Talk::All });
+    ReadOptions::from_env()?; // said once, and not of every file
     match &cli.command {
         Command::PseudoLabel(args) => pseudo_label::run(args),
         Command::Run(args) => run::run(args),

@@ -123,7 +123,7 @@ fn check_options(settings: &Settings) -> Result<()> {
                     "--label-options {text:?}: a run labels all cases; leave out --case and --dry-run, which run has too (--only-step, --dry-run)"
                 )
             }
-            Command::PseudoLabel(args) => pseudo_label::settings(&args).map(drop),
+            Command::PseudoLabel(args) => pseudo_label::settings(&args).and_then(|_| check_file("--config", args.config.as_deref())),
             Command::Plan(args) => plan::overrides(&args).map(drop),
             Command::Train(args) if args.resume || args.restart => {
                 bad_input!("--train-options {text:?}: folds go on by themselves; leave out --resume, and give --redo instead of --restart")
@@ -133,13 +133,20 @@ fn check_options(settings: &Settings) -> Result<()> {
             }
             Command::Train(mut args) => {
                 args.pseudo_cases = None; // is not there yet
-                train::request(&args).map(drop)
+                train::request(&args).and_then(|_| check_file("--pretrained", args.pretrained.as_deref()))
             }
             _ => Ok(()),
         };
         checked.with_context(|| format!("{option} {text:?} cannot be used"))?;
     }
     Ok(())
+}
+
+fn check_file(option: &str, path: Option<&Path>) -> Result<()> {
+    match path.filter(|path| !path.is_file()) {
+        Some(path) => bad_input!("{option}: there is no file {}", path.display()),
+        None => Ok(()),
+    }
 }
 
 /// What was given as options.

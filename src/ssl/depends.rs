@@ -36,11 +36,13 @@ impl Work<'_> {
             Step::Label => {
                 let mut files = files_of(self.labelled().into_iter());
                 files.push(("weights".to_owned(), settings.weights.clone()));
-                (
-                    files,
-                    json!({"label_options": settings.label_options, "seed": settings.seed}),
-                    Vec::new(),
-                )
+                let mut options = json!({"label_options": settings.label_options, "seed": settings.seed});
+                if settings.groups.is_some() {
+                    let cases = self.labelled().into_iter().map(|member| member.name);
+                    let groups = cases.map(|name| (self.group_of(&name), name)).collect::<Vec<_>>();
+                    options["groups"] = json!(groups);
+                }
+                (files, options, Vec::new())
             }
             Step::LabelCase(_) | Step::Preprocess(_) => (Vec::new(), json!({}), Vec::new()),
             Step::Plan => {

@@ -78,8 +78,7 @@ impl<'a> Driver<'a> {
             atomic_file::remove_leftovers_below(work.places.out());
         }
         journal.presence().let_others_in(&serde_json::to_string(&work.settings)?)?;
-        work.settings.write(work.places.out(), origins)?;
-        Ok(Self {
+        let mut driver = Self {
             work,
             hashes: journal.history().hashes(),
             journal,
@@ -88,7 +87,11 @@ impl<'a> Driver<'a> {
             left_to_others: BTreeSet::new(),
             error: None,
             some_failed: false,
-        })
+        };
+        // A command that is refused leaves the settings of the one before.
+        driver.refuse_other_volumes()?;
+        work.settings.write(work.places.out(), origins)?;
+        Ok(driver)
     }
 
     /// Does all steps that are not done, but for those of other processes, which it waits for.
@@ -208,10 +211,20 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Refuses volumes that are not those which the run was begun with, before any of them is labelled.
+    fn refuse_other_volumes(&mut self) -> Result<()> {
+        if !self.work.redo && self.work.places.folds().is_file() {
+            self.work.check_who_takes_part()?;
+        }
+        self.refuse_to_train_anew(&Step::Label)
+    }
+
     /// Does a step, unless it is done or another process has it.
     fn attempt(&mut self, step: &Step) -> Result<Outcome> {
-        if matches!(step, Step::Label | Step::Plan) {
-            self.refuse_to_train_anew(step)?;
+        match step {
+            Step::Label => self.refuse_other_volumes()?,
+            Step::Plan => self.refuse_to_train_anew(step)?,
+            _ => {}
         }
         match self.do_step(step) {
             Ok(outcome) => {

@@ -1,6 +1,9 @@
 //! Which network re-labels which case: the unlabelled cases in folds of nearly equal size, each group spread over all of them.
 
+use crate::bad_input;
 use crate::keyed_rng::keyed_rng;
+use crate::ssl::work::Work;
+use anyhow::Result;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 
@@ -27,6 +30,26 @@ pub fn folds(cases: &[(String, String)], seed: u64) -> Vec<Vec<String>> {
     }
     folds.iter_mut().for_each(|fold| fold.sort());
     folds
+}
+
+impl Work<'_> {
+    /// That the cases which take part are unlabelled ones still, as with another folder of them.
+    ///
+    /// # Errors
+    /// One that is none.
+    pub(super) fn check_who_takes_part(&self) -> Result<()> {
+        match self
+            .folds()?
+            .into_iter()
+            .flatten()
+            .find(|name| self.unlabelled().all(|other| other != name))
+        {
+            None => Ok(()),
+            Some(name) => bad_input!(
+                "{name} takes part in this run, but is not among the unlabelled volumes any more; put it back, or give --redo to label and train anew"
+            ),
+        }
+    }
 }
 
 #[cfg(test)]

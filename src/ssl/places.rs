@@ -3,7 +3,7 @@
 use crate::bad_input;
 use crate::ssl::steps::Step;
 use crate::unet::plan::DATA_IDENTIFIER;
-use crate::unet::trainer::fold::FINAL;
+use crate::unet::trainer::fold::{FINAL, SETTINGS};
 use crate::unet::trainer::history;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -48,6 +48,13 @@ impl Places {
     /// A round's network.
     pub fn checkpoint(&self, round: usize, fold: usize) -> PathBuf {
         self.of_round(round, "model").join(format!("fold_{fold}")).join(FINAL)
+    }
+
+    /// Whether a network of any round was begun.
+    pub fn has_begun_networks(&self) -> bool {
+        let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folds = below(self.0.join("rounds")).flat_map(|round| below(round.join("model")));
+        folds.into_iter().any(|fold| fold.join(SETTINGS).is_file())
     }
 
     /// Seconds of a network's epochs, in however many attempts.

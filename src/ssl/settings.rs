@@ -1,5 +1,6 @@
 //! The settings of a run: given as flags, in a file, or left at their defaults, and kept with their origin in `OUT/config.toml`.
 
+use crate::ssl::places::Places;
 use crate::{atomic_file, bad_input};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -74,8 +76,10 @@ pub enum Origin {
     Default,
 }
 
-/// What a change of makes other pseudo-labels or another plan. (`train` compares for itself what its folds were begun with.)
-const DECIDING: [&str; 6] = ["groups", "group_regex", "seed", "warm_start", "label_options", "plan_options"];
+/// What a change of makes other pseudo-labels or another plan. (A table of groups counts by what it says, not by where it lies: see [`super::depends`].)
+const DECIDING: [&str; 5] = ["group_regex", "seed", "warm_start", "label_options", "plan_options"];
+/// What a change of makes other networks, once one is begun: all of them are to be of one kind.
+const OF_NETWORKS: &str = "train_options";
 /// What is a path; kept whole, so that the settings hold from anywhere.
 const PATHS: [&str; 5] = ["labelled", "unlabelled", "weights", "test", "groups"];
 
@@ -142,9 +146,19 @@ impl Settings {
         if !path.is_file() {
             return Ok(Vec::new());
         }
-        let (before, now) = (read(&path)?, Table::try_from(self)?);
+        // Keys of an earlier build's may be fewer: they have their defaults.
+        let before = Self::of(out)
+            .and_then(|before| Ok(Table::try_from(before)?))
+            .or_else(|_| read(&path))?;
+        let now = Table::try_from(self)?;
         let shown = |value: Option<&Value>| value.map_or("unset".to_owned(), Value::to_string);
-        let changed = DECIDING.iter().filter(|key| before.get(**key) != now.get(**key));
+        // Options count by their words.
+        let meant = |value: Option<&Value>| value.map(|value| value.as_str().and_then(shlex::split).ok_or(value.clone()));
+        let networks = Places::new(out).has_begun_networks().then_some(&OF_NETWORKS);
+        let changed = DECIDING
+            .iter()
+            .chain(networks)
+            .filter(|key| meant(before.get(**key)) != meant(now.get(**key)));
         Ok(changed
             .map(|key| format!("{key} was {} and is {}", shown(before.get(*key)), shown(now.get(*key))))
             .collect())
@@ -174,7 +188,7 @@ impl Settings {
     /// A folder that no run was begun in, a file that cannot be read.
     pub fn of(out: &Path) -> Result<Self> {
         let path = out.join(FILE_NAME);
-        if !path.is_file() {
+        if fs::metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             bad_input!("{}: holds no {FILE_NAME}; give the --out of an hpc-seg run", out.display());
         }
         Ok(Self::settle(Table::new(), Some(&path))?.0)
@@ -248,6 +262,23 @@ mod tests {
             ..settings
         };
         assert_eq!(other.changes_since(folder.path()).unwrap(), ["seed was 9 and is 1"]);
+        // Options of training count once a network is begun, by their words; a setting that an earlier build did not know has its default.
+        let mut other = Settings {
+            seed: 9,
+            train_options: "--epochs  3".into(),
+            ..other
+        };
+        assert!(other.changes_since(folder.path()).unwrap().is_empty());
+        let fold = folder.path().join("rounds/round_1/model/fold_0");
+        fs::create_dir_all(&fold).unwrap();
+        fs::write(fold.join("training.json"), "{}").unwrap();
+        assert!(other.changes_since(folder.path()).unwrap()[0].starts_with("train_options was"));
+        other.write(folder.path(), &origins).unwrap();
+        other.train_options = "--epochs 3".into();
+        let written = fs::read_to_string(folder.path().join(FILE_NAME)).unwrap();
+        let known = written.lines().filter(|line| !line.starts_with("warm_start"));
+        fs::write(folder.path().join(FILE_NAME), known.collect::<Vec<_>>().join("\n")).unwrap();
+        assert!(other.changes_since(folder.path()).unwrap().is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What each step of a run does: a command of this program that a user could give too, or a few files put in their place.
 
-use crate::cohort::discover::{Cohort, LabelledCase, discover, is_same, test_cases};
+use crate::cohort::discover::{Cohort, LabelledCase, UnlabelledCase, discover, is_same, test_cases};
 use crate::cohort::groups::Grouping;
 use crate::cohort::held_out;
 use crate::cohort::postprocessing::{self, Postprocessing};
@@ -164,24 +164,22 @@ impl<'a> Work<'a> {
     /// # Errors
     /// One that is gone.
     pub(super) fn pseudo_labelled(&self, round: usize) -> Result<Vec<Member>> {
-        let mut names: Vec<String> = self.folds()?.into_iter().flatten().collect();
-        names.sort();
-        let member = |name: String| match self.cohort.unlabelled.iter().find(|case| case.name == name) {
-            Some(case) => {
-                let label = self.places.pseudo_label(round, &name);
-                if !label.is_file() {
-                    bad_input!(
-                        "{name} takes part in this run, but its pseudo-label {} is gone, as when its image cannot be read any more; mend the image, or give --redo to label and train anew",
-                        label.display()
-                    );
-                }
-                Ok(member(&name, &case.image, &label))
+        self.check_who_takes_part()?;
+        let part: BTreeSet<String> = self.folds()?.into_iter().flatten().collect();
+        let mut cases: Vec<_> = self.cohort.unlabelled.iter().filter(|case| part.contains(&case.name)).collect();
+        cases.sort_by(|a, b| a.name.cmp(&b.name));
+        let pseudo_labelled = |case: &UnlabelledCase| {
+            let label = self.places.pseudo_label(round, &case.name);
+            if !label.is_file() {
+                bad_input!(
+                    "{} takes part in this run, but its pseudo-label {} is gone, as when its image cannot be read any more; mend the image, or give --redo to label and train anew",
+                    case.name,
+                    label.display()
+                );
             }
-            None => bad_input!(
-                "{name} takes part in this run, but is not among the unlabelled volumes any more; put it back, or give --redo to label and train anew"
-            ),
+            Ok(member(&case.name, &case.image, &label))
         };
-        names.into_iter().map(member).collect()
+        cases.into_iter().map(pseudo_labelled).collect()
     }
 
     /// Which case is re-labelled by which fold, of those that take part.

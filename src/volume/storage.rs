@@ -47,10 +47,8 @@ impl ReadOptions {
     /// # Errors
     /// A variable whose value cannot be understood.
     pub fn from_env() -> Result<Self> {
-        Self::from_variables(
-            std::env::var("HPC_SEG_INFLATE_LIMIT").ok().as_deref(),
-            std::env::var("HPC_SEG_MMAP").ok().as_deref(),
-        )
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::from_variables(set("HPC_SEG_INFLATE_LIMIT").as_deref(), set("HPC_SEG_MMAP").as_deref())
     }
 
     fn from_variables(inflate_limit: Option<&str>, mmap: Option<&str>) -> Result<Self> {
@@ -105,7 +103,7 @@ impl Storage {
     /// `length` bytes of `file` from `offset`; the caller has checked that the file is that long.
     pub fn of_file(mut file: File, offset: u64, length: usize, options: &ReadOptions) -> io::Result<Self> {
         if options.map_files {
-            // SAFETY: the map is only read, and the module's contract (said to the user in the README's table of environment switches) is
+            // SAFETY: the map is only read, and the module's contract (said to the user among the README's limits) is
             // that nobody shortens the file meanwhile; bytes that change under us are numbers like any other, never lengths or indices.
             let map = unsafe { MmapOptions::new().offset(offset).len(length).map(&file) };
             if let Ok(map) = map {

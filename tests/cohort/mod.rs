@@ -1,6 +1,7 @@
 //! Which cases exist, what each became: discovery, groups, journal, runner, signals.
 
 mod case_record;
+mod changed_meanwhile;
 mod discover;
 mod failing_device;
 mod groups;

@@ -32,11 +32,19 @@ pub(super) struct Checked {
     pub classes: Vec<u8>,
     pub image_file: FileOfRecord,
     pub labels_file: FileOfRecord,
+    /// Of both files when they were opened.
+    states: [FileState; 2],
 }
 
 impl Checked {
+    /// Whether the files are those that were opened.
+    pub fn is_unchanged(&self, case: &LabelledCase) -> bool {
+        self.states == [&case.image, &case.labels].map(|path| state_of(path))
+    }
+
     /// Opens and checks a case.
     pub fn open(settings: &Settings, case: &LabelledCase) -> Result<Self> {
+        let states = [&case.image, &case.labels].map(|path| state_of(path));
         let (image, labels) = (volume(settings, &case.image)?, Arc::new(Volume::open(&case.labels)?));
         if labels.channels() > 1 {
             bad_input!(
@@ -78,6 +86,7 @@ impl Checked {
             image,
             labels,
             classes,
+            states,
         })
     }
 }
@@ -152,8 +161,8 @@ pub(super) fn window(settings: &Settings) -> Option<Window> {
 /// A query that is being opened on a thread of its own.
 pub(super) struct Ahead {
     path: PathBuf,
-    /// Length and time of change when it was begun.
-    state: Option<(u64, SystemTime)>,
+    /// When it was begun.
+    state: FileState,
     opening: JoinHandle<Result<Opened>>,
 }
 
@@ -175,7 +184,10 @@ impl Ahead {
     }
 }
 
-fn state_of(path: &Path) -> Option<(u64, SystemTime)> {
+/// Length and time of change; none of a file that cannot be asked.
+type FileState = Option<(u64, SystemTime)>;
+
+fn state_of(path: &Path) -> FileState {
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.len(), metadata.modified().ok()?))
 }
