@@ -177,6 +177,7 @@ fn memory_that_runs_out_anywhere_costs_a_second_try_and_nothing_else() {
     let bench = Bench::new();
     let [(opening, ..), (all, ..)] = bench.whole();
     let whole = bench.planned.lock().unwrap().clone();
+    let (mut tried, mut again) = (0, 0);
     for fault in sample(all) {
         let devices = Devices::default();
         let labeller = match bench.labeller(&devices, Fault::Allocation(fault)) {
@@ -195,11 +196,14 @@ fn memory_that_runs_out_anywhere_costs_a_second_try_and_nothing_else() {
         assert_eq!(summary.done.len(), 2, "allocation {fault}: {summary:?}");
         let planned = bench.planned.lock().unwrap().clone();
         let smaller = planned.iter().zip(&whole).filter(|(planned, whole)| planned < whole).count();
-        assert_eq!(smaller, 1, "allocation {fault}: {planned:?} for {whole:?}");
+        assert!(smaller <= 1, "allocation {fault}: {planned:?} for {whole:?}");
+        (tried, again) = (tried + 1, again + smaller);
         let asked = devices.asked();
         assert!(asked.len() == 1 && asked[0].2 > 0, "the device was not lost: {asked:?}");
         assert_eq!(devices.held(), 0, "allocation {fault}");
     }
+    // Buffers that slices are sent ahead into are gone without.
+    assert!(again * 20 >= tried * 19, "{again} second tries for {tried} faults");
 }
 
 #[test]
