@@ -1,43 +1,28 @@
 //! Labelled volumes that are replaced while a cohort is labelled: what is made afterwards is made of the new ones, as the journal says.
 
+use super::phantoms_and_network;
 use hpc_seg::cohort::case_record::CaseRecord;
-use hpc_seg::cohort::discover::discover;
 use hpc_seg::cohort::labeller::{Engine, Labeller};
 use hpc_seg::cohort::output::{self, CaseFiles};
-use hpc_seg::cohort::phantoms::{self, Request};
 use hpc_seg::cohort::settings::Settings;
 use hpc_seg::device::open::{Choice, Opening};
 use hpc_seg::messages::Progress;
 use hpc_seg::sha256;
 use hpc_seg::stop::Stop;
-use hpc_seg::volume::phantom::Sequence;
-use hpc_seg::weights::demo_network;
 use std::fs;
 
 #[test]
 fn a_labelled_volume_that_is_replaced_is_read_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
-    let request = Request {
-        cases: 3,
-        first: 0,
-        labelled: 1,
-        out: data.clone(),
-        seed: 0,
-        sequence: Sequence::Ged4,
-        size: Some([4, 64, 64]),
-        organ: Some(1),
-    };
-    phantoms::write(&request, &Stop::new(), &Progress::silent()).unwrap();
-    let weights = folder.path().join("demo.safetensors");
-    fs::write(&weights, demo_network()).unwrap();
+    let cohort = phantoms_and_network(folder.path(), [4, 64, 64]);
+    let out = folder.path().join("out");
     let opening = Opening {
         choice: Choice::Cpu,
         threads: 1,
         ..Opening::default()
     };
     let engine = Engine {
-        weights,
+        weights: folder.path().join("demo.safetensors"),
         config: None,
         opening,
         lanes: None,
@@ -47,7 +32,6 @@ fn a_labelled_volume_that_is_replaced_is_read_anew() {
         ..Settings::default()
     };
     let mut labeller = Labeller::open(engine, settings).unwrap();
-    let cohort = discover(&data, &data, 0).unwrap();
     let labelled: Vec<_> = cohort.labelled.iter().collect();
     let mut label = |case: usize| {
         let case = &cohort.unlabelled[case];

@@ -1,13 +1,12 @@
 //! A cohort on a device that runs out of memory, or is lost, at any moment: the case is tried once more, or fails alone; the others are done, and nothing leaks.
 
-use super::some_settings;
+use super::{phantoms_and_network, some_settings};
 use crate::cuda::faulty::{Fault, Faulty};
 use hpc_seg::cohort::case_record::Timings;
-use hpc_seg::cohort::discover::{Cohort, discover};
+use hpc_seg::cohort::discover::Cohort;
 use hpc_seg::cohort::journal::Journal;
 use hpc_seg::cohort::labeller::{Engine, Labeller};
 use hpc_seg::cohort::output::{self, CaseFiles};
-use hpc_seg::cohort::phantoms::{self, Request};
 use hpc_seg::cohort::runner::{self, Conditions, Summary, Task};
 use hpc_seg::cohort::settings::Settings;
 use hpc_seg::cuda::arena::Arena;
@@ -18,8 +17,6 @@ use hpc_seg::device::open::{Maker, Opening};
 use hpc_seg::device::{Cuda, Device, OutOfMemory};
 use hpc_seg::messages::{self, Progress, Talk};
 use hpc_seg::stop::Stop;
-use hpc_seg::volume::phantom::Sequence;
-use hpc_seg::weights::demo_network;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,20 +63,7 @@ impl Bench {
     fn new() -> Self {
         messages::set_talk(Talk::Nothing);
         let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("data");
-        let request = Request {
-            cases: 3,
-            first: 0,
-            labelled: 1,
-            out: data.clone(),
-            seed: 0,
-            sequence: Sequence::Ged4,
-            size: Some([6, 64, 64]),
-            organ: Some(1),
-        };
-        phantoms::write(&request, &Stop::new(), &Progress::silent()).unwrap();
-        fs::write(folder.path().join("demo.safetensors"), demo_network()).unwrap();
-        let cohort = discover(&data, &data, 0).unwrap();
+        let cohort = phantoms_and_network(folder.path(), [6, 64, 64]);
         let planned = Mutex::default();
         Self { folder, cohort, planned }
     }

@@ -9,11 +9,35 @@ mod journal;
 mod runner;
 mod signals;
 
+use hpc_seg::cohort::discover::{Cohort, discover};
 use hpc_seg::cohort::hashes::HashedFile;
 use hpc_seg::cohort::journal::Fingerprint;
+use hpc_seg::cohort::phantoms::{self, Request};
+use hpc_seg::messages::Progress;
+use hpc_seg::stop::Stop;
+use hpc_seg::volume::phantom::Sequence;
+use hpc_seg::weights::demo_network;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+
+/// One labelled and two unlabelled phantoms in `FOLDER/data`, and the demo network as `FOLDER/demo.safetensors`.
+pub fn phantoms_and_network(folder: &Path, size: [usize; 3]) -> Cohort {
+    let data = folder.join("data");
+    let request = Request {
+        cases: 3,
+        first: 0,
+        labelled: 1,
+        out: data.clone(),
+        seed: 0,
+        sequence: Sequence::Ged4,
+        size: Some(size),
+        organ: Some(1),
+    };
+    phantoms::write(&request, &Stop::new(), &Progress::silent()).unwrap();
+    fs::write(folder.join("demo.safetensors"), demo_network()).unwrap();
+    discover(&data, &data, 0).unwrap()
+}
 
 /// A folder with these files (each holds its own name).
 pub fn folder_of(files: &[&str]) -> tempfile::TempDir {
