@@ -14,6 +14,7 @@ mod interrupted;
 mod real_input;
 mod report;
 mod rounds;
+mod run_status;
 mod sameness;
 
 use crate::cohort::files_below;

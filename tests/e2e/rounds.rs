@@ -18,11 +18,11 @@ const PLAN: &str = "--patch 6,48,48 --features 4 --batch 2 --spacing 28,7,7";
 const TRAIN: &str = "--epochs 1 --iterations 2 --no-mirroring";
 
 /// Labelled 000 and 001, unlabelled 002 to 004, whose truth is the test.
-fn cohort() -> Phantoms {
+pub fn cohort() -> Phantoms {
     Phantoms::new(5, 2, [6, 48, 48])
 }
 
-fn command(phantoms: &Phantoms, out: &str, more: &[&str]) -> Command {
+pub fn command(phantoms: &Phantoms, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
     command.stdin(Stdio::null()).arg("run");
     for (option, place) in [
@@ -50,7 +50,7 @@ fn command(phantoms: &Phantoms, out: &str, more: &[&str]) -> Command {
     command
 }
 
-fn run(phantoms: &Phantoms, out: &str, more: &[&str]) -> Answer {
+pub fn run(phantoms: &Phantoms, out: &str, more: &[&str]) -> Answer {
     Answer::of(command(phantoms, out, more).output().unwrap())
 }
 
@@ -93,13 +93,13 @@ fn events(phantoms: &Phantoms, out: &str, event: &str) -> Vec<(String, String)> 
         .collect()
 }
 
-fn status(phantoms: &Phantoms, out: &str) -> Value {
+pub fn status(phantoms: &Phantoms, out: &str) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpc-seg"));
     let answer = Answer::of(command.args(["status", "--json"]).arg(phantoms.at(out)).output().unwrap()).expect(0, &[]);
     serde_json::from_str(&answer.stdout).unwrap()
 }
 
-fn state(status: &Value, step: &str) -> String {
+pub fn state(status: &Value, step: &str) -> String {
     let steps = status["steps"].as_array().unwrap();
     let found = steps
         .iter()
